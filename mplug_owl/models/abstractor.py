@@ -53,7 +53,9 @@ class OwlAbstractorConfig(PreTrainedConfig):
                 f"num_attention_heads={self.num_attention_heads}"
             )
         if self.position_grid is not None and self.hidden_size % 4:
-            raise ConfigError(f"position tables need a width divisible by 4, not hidden_size={self.hidden_size}")
+            raise ConfigError(
+                f"position tables need a width divisible by 4, not hidden_size={self.hidden_size}"
+            )
 
 
 def sincos_rows(positions: Tensor, width: int) -> Tensor:
@@ -94,7 +96,9 @@ class AbstractorAttention(nn.Module):
             self.register_buffer("q_pos_embed", torch.empty(config.num_queries, width))
             self.register_buffer("k_pos_embed", torch.empty(keys, width))
 
-    def forward(self, queries_BQC: Tensor, image_BNC: Tensor, **kwargs) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, queries_BQC: Tensor, image_BNC: Tensor, **kwargs
+    ) -> tuple[Tensor, Tensor | None]:
         memory_BMC = torch.cat((queries_BQC, image_BNC), dim=1)
         query_in, key_in = queries_BQC, memory_BMC
         if self.config.position_grid is not None:  # positions steer where to look, not what is read
@@ -143,7 +147,9 @@ class AbstractorLayer(GradientCheckpointingLayer):
         self.mlp = AbstractorMLP(config)
 
     def forward(self, queries_BQC: Tensor, image_BNC: Tensor, **kwargs) -> Tensor:
-        queries_BQC = self.norm1(queries_BQC)  # the residual starts from the normed queries, as published
+        queries_BQC = self.norm1(
+            queries_BQC
+        )  # the residual starts from the normed queries, as published
         out = queries_BQC + self.attention(queries_BQC, self.normk(image_BNC), **kwargs)[0]
         return out + self.mlp(self.norm2(out))
 
@@ -165,8 +171,12 @@ class OwlAbstractor(PreTrainedModel):
         super().__init__(config)
         width, queries = config.hidden_size, config.num_queries
         self.query_tokens = nn.Parameter(torch.empty(1, queries, width))
-        self.temporal_query_tokens = nn.Parameter(torch.empty(1, queries, width)) if config.temporal else None
-        self.layers = nn.ModuleList(AbstractorLayer(config) for _ in range(config.num_hidden_layers))
+        self.temporal_query_tokens = (
+            nn.Parameter(torch.empty(1, queries, width)) if config.temporal else None
+        )
+        self.layers = nn.ModuleList(
+            AbstractorLayer(config) for _ in range(config.num_hidden_layers)
+        )
         self.visual_fc = nn.Linear(width, config.output_size)
         self.temporal_visual_fc = nn.Linear(width, config.output_size) if config.temporal else None
         self.vit_eos = nn.Parameter(torch.empty(1, 1, config.output_size))

@@ -27,7 +27,9 @@ from transformers.models.llama.modeling_llama import (
 )
 
 
-def two_way(text: nn.Module, visual: nn.Module, x_BLD: Tensor, visual_index: Tensor | None) -> Tensor:
+def two_way(
+    text: nn.Module, visual: nn.Module, x_BLD: Tensor, visual_index: Tensor | None
+) -> Tensor:
     """Apply `text` to all rows, then `visual` to those of `visual_index` (N positions in the flattened B * L).
 
     An empty index still runs `visual`, on zero rows, so that every rank of a training run uses every parameter.
@@ -96,7 +98,9 @@ class AdaptiveLlamaDecoderLayer(LlamaDecoderLayer):
         self.mlp = LlamaMLP(config)
         for name in ("input_layernorm", "post_attention_layernorm"):
             setattr(self, name, LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps))
-            setattr(self, f"visual_{name}", LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps))
+            setattr(
+                self, f"visual_{name}", LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+            )
 
     def forward(
         self, hidden_states: Tensor, visual_index: Tensor | None = None, **kwargs
@@ -104,9 +108,14 @@ class AdaptiveLlamaDecoderLayer(LlamaDecoderLayer):
         normed = two_way(
             self.input_layernorm, self.visual_input_layernorm, hidden_states, visual_index
         )
-        hidden_states = hidden_states + self.self_attn(normed, visual_index=visual_index, **kwargs)[0]
+        hidden_states = (
+            hidden_states + self.self_attn(normed, visual_index=visual_index, **kwargs)[0]
+        )
         normed = two_way(
-            self.post_attention_layernorm, self.visual_post_attention_layernorm, hidden_states, visual_index
+            self.post_attention_layernorm,
+            self.visual_post_attention_layernorm,
+            hidden_states,
+            visual_index,
         )
         return hidden_states + self.mlp(normed)
 

@@ -77,7 +77,11 @@ class OwlBloomModel(BloomModel):
             past_key_values = DynamicCache(config=self.config)
         batch, length = inputs_embeds.shape[:2]
         if attention_mask is None:  # ALiBi counts real keys; without a mask all of them are
-            keys = past_key_values.get_mask_sizes(length, 0)[0] if past_key_values is not None else length
+            keys = (
+                past_key_values.get_mask_sizes(length, 0)[0]
+                if past_key_values is not None
+                else length
+            )
             attention_mask = torch.ones(batch, keys, dtype=torch.long, device=inputs_embeds.device)
         alibi = build_alibi_tensor(attention_mask, self.num_heads, inputs_embeds.dtype)
         mask = create_causal_mask(

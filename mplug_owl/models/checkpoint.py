@@ -31,7 +31,9 @@ def resolve_folder(name_or_path: str | Path, **hub: Any) -> Path:
         return folder
     name = str(name_or_path)
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise CheckpointError(f"{name!r} is no folder; expected a model folder, a family name or a hub name 'owner/model'")
+        raise CheckpointError(
+            f"{name!r} is no folder; expected a model folder, a family name or a hub name 'owner/model'"
+        )
     patterns = ["*.json", "*.model", "*.tiktoken", "*.safetensors", "*.bin", "*.jinja"]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, **hub))
@@ -63,7 +65,9 @@ class Checkpoint:
         self.folder = folder
         self._tensors: dict[str, Any] = {}
         for file in weight_files(folder):
-            self._tensors.update(_open_safetensors(file) if file.suffix == ".safetensors" else _open_bin(file))
+            self._tensors.update(
+                _open_safetensors(file) if file.suffix == ".safetensors" else _open_bin(file)
+            )
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -80,7 +84,11 @@ class Checkpoint:
 
     def dtype(self, name: str) -> torch.dtype:
         tensor = self._tensors[name]
-        return tensor.dtype if isinstance(tensor, torch.Tensor) else _DTYPES.get(tensor.get_dtype(), torch.float32)
+        return (
+            tensor.dtype
+            if isinstance(tensor, torch.Tensor)
+            else _DTYPES.get(tensor.get_dtype(), torch.float32)
+        )
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -89,17 +97,25 @@ def weight_files(folder: Path) -> list[Path]:
         index = folder / f"{stem}{suffix}.index.json"
         if index.is_file():
             try:
-                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+                names = sorted(
+                    set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+                )
             except (ValueError, KeyError, AttributeError, TypeError) as error:
-                raise CheckpointError(f"{index} is no index of weights ({error}); download it again") from None
+                raise CheckpointError(
+                    f"{index} is no index of weights ({error}); download it again"
+                ) from None
             absent = [name for name in names if not (folder / name).is_file()]
             if absent:
-                raise CheckpointError(f"{folder} lacks {len(absent)} of {len(names)} shards, first {absent[0]!r}; download them")
+                raise CheckpointError(
+                    f"{folder} lacks {len(absent)} of {len(names)} shards, first {absent[0]!r}; download them"
+                )
             return [folder / name for name in names]
         files = sorted(folder.glob(f"{stem}*{suffix}"))
         if files:
             return files
-    raise CheckpointError(f"{folder} holds no weights; expected model*.safetensors or pytorch_model*.bin")
+    raise CheckpointError(
+        f"{folder} holds no weights; expected model*.safetensors or pytorch_model*.bin"
+    )
 
 
 def _open_safetensors(file: Path) -> dict[str, Any]:
@@ -107,7 +123,9 @@ def _open_safetensors(file: Path) -> dict[str, Any]:
         handle = safe_open(file, framework="pt", device="cpu")
         return {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 - no mapping, only keys()
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} cannot be read ({error}); it is damaged or cut short: download it again") from None
+        raise CheckpointError(
+            f"{file} cannot be read ({error}); it is damaged or cut short: download it again"
+        ) from None
 
 
 def _open_bin(file: Path) -> dict[str, torch.Tensor]:
@@ -115,12 +133,20 @@ def _open_bin(file: Path) -> dict[str, torch.Tensor]:
         loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{file} holds more than tensors and was not opened: running it could do harm ({reason})") from None
+        raise CheckpointError(
+            f"{file} holds more than tensors and was not opened: running it could do harm ({reason})"
+        ) from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{file} cannot be read ({reason}); it is damaged or cut short: download it again") from None
-    if not isinstance(loaded, dict) or not all(isinstance(t, torch.Tensor) for t in loaded.values()):
-        raise CheckpointError(f"{file} is no dictionary of tensors; expected a shard of model weights")
+        raise CheckpointError(
+            f"{file} cannot be read ({reason}); it is damaged or cut short: download it again"
+        ) from None
+    if not isinstance(loaded, dict) or not all(
+        isinstance(t, torch.Tensor) for t in loaded.values()
+    ):
+        raise CheckpointError(
+            f"{file} is no dictionary of tensors; expected a shard of model weights"
+        )
     return loaded
 
 

@@ -4,11 +4,13 @@
 tests and demonstrations; they bring a byte-level tokenizer, so they need no file at all.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
-from transformers import BloomConfig, LlamaConfig, PreTrainedConfig
+from transformers import BloomConfig, LlamaConfig
 
 from mplug_owl.errors import ConfigError, did_you_mean
 from mplug_owl.models.abstractor import OwlAbstractorConfig
@@ -16,7 +18,7 @@ from mplug_owl.models.adaptive import AdaptiveLlamaConfig
 from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration
 from mplug_owl.models.processor import OwlProcessor
 from mplug_owl.models.qwen1 import Qwen1Config
-from mplug_owl.models.tokenizers import byte_tokenizer
+from mplug_owl.models.tokenizers import BYTE_VOCABULARY, byte_tokenizer
 from mplug_owl.models.vision import OwlVisionConfig
 
 
@@ -33,144 +35,168 @@ class Family:
     """Where the released weights lie, if there are any."""
 
 
-def _vit_l(**changes: object) -> OwlVisionConfig:
-    return OwlVisionConfig(**changes)
+@dataclass(frozen=True)
+class Size:
+    """What differs between the released size of a family and its tiny twin; empty means the defaults, which are released."""
+
+    vision: dict[str, Any] = field(default_factory=dict)
+    bigg: dict[str, Any] = field(default_factory=dict)
+    abstractor: dict[str, Any] = field(default_factory=dict)
+    llama: dict[str, Any] = field(default_factory=dict)
+    bloom: dict[str, Any] = field(default_factory=dict)
+    qwen: dict[str, Any] = field(default_factory=dict)
 
 
-def _vit_bigg() -> OwlVisionConfig:
-    """OpenCLIP bigG without cls, at 448: what the tensors of Owl2.1 are believed to hold."""
-    return OwlVisionConfig(
-        hidden_size=1664,
-        intermediate_size=8192,
-        num_hidden_layers=48,
-        num_attention_heads=16,
-        image_size=448,
-        hidden_act="gelu",
-        use_cls_token=False,
-        use_post_layernorm=False,
-    )
+# The ViT of Owl2.1 could not be inspected: this is OpenCLIP bigG, its likely shape. Loading trusts the tensors.
+_BIGG = {
+    "hidden_size": 1664,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 16,
+}
+FULL = Size(
+    bigg={**_BIGG, "patch_size": 14, "image_size": 448},
+    bloom={
+        "vocab_size": 250880,
+        "hidden_size": 4096,
+        "n_layer": 30,
+        "n_head": 32,
+        "pad_token_id": 3,
+    },
+    qwen={"vocab_size": 151851, "eos_token_id": 151643, "pad_token_id": 151643},
+)
+_VIT = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 56,
+}
+_TEXT = {
+    "vocab_size": BYTE_VOCABULARY,
+    "hidden_size": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_DECODER = {
+    **_TEXT,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "head_dim": 16,
+}
+TINY = Size(
+    vision={**_VIT, "layer_norm_eps": 1e-5},
+    bigg={**_VIT, "layer_norm_eps": 1e-5},
+    abstractor={
+        **{k: v for k, v in _VIT.items() if k != "image_size"},
+        "output_size": 64, "num_queries": 8, "attention_dropout": 0.0,
+    },
+    llama={**_DECODER, "num_key_value_heads": 2, "max_position_embeddings": 2048},
+    bloom={**_TEXT, "n_layer": 2, "n_head": 4},
+    qwen={**_DECODER, "max_position_embeddings": 2048, "seq_length": 1024},
+)
 
 
-def _llama_7b(cls: type[LlamaConfig] = LlamaConfig, **changes: object) -> LlamaConfig:
-    return cls(pad_token_id=0, bos_token_id=1, eos_token_id=2, **changes)
-
-
-def _owl_7b() -> OwlConfig:
+def _owl(size: Size, temporal: bool = False) -> OwlConfig:
     return OwlConfig(
-        vision_config=_vit_l(),
-        abstractor_config=OwlAbstractorConfig(attention_dropout=0.1),
-        text_config=_llama_7b(),
-    )
-
-
-def _owl_7b_video() -> OwlConfig:
-    return OwlConfig(
-        vision_config=_vit_l(temporal=True),
-        abstractor_config=OwlAbstractorConfig(attention_dropout=0.1, temporal=True),
-        text_config=_llama_7b(),
-    )
-
-
-def _owl_bloomz_7b() -> OwlConfig:
-    return OwlConfig(
-        vision_config=_vit_l(),
-        abstractor_config=OwlAbstractorConfig(attention_dropout=0.1),
-        text_config=BloomConfig(
-            vocab_size=250880, hidden_size=4096, n_layer=30, n_head=32, pad_token_id=3, tie_word_embeddings=True
+        vision_config=OwlVisionConfig(temporal=temporal, **size.vision),
+        abstractor_config=OwlAbstractorConfig(
+            **{"attention_dropout": 0.1, "temporal": temporal, **size.abstractor}
         ),
+        text_config=LlamaConfig(**{"pad_token_id": 0, **size.llama}),
     )
 
 
-def _owl2_7b() -> OwlConfig:
+def _owl_video(size: Size) -> OwlConfig:
+    return _owl(size, temporal=True)
+
+
+def _owl_bloomz(size: Size) -> OwlConfig:
     return OwlConfig(
-        vision_config=_vit_l(image_size=448),
-        abstractor_config=OwlAbstractorConfig(position_grid=32),
-        text_config=_llama_7b(AdaptiveLlamaConfig, rms_norm_eps=1e-5),
+        vision_config=OwlVisionConfig(**size.vision),
+        abstractor_config=OwlAbstractorConfig(**{"attention_dropout": 0.1, **size.abstractor}),
+        text_config=BloomConfig(tie_word_embeddings=True, **size.bloom),
     )
 
 
-def _owl2_1() -> OwlConfig:
-    vision = _vit_bigg()
+def _owl2(size: Size) -> OwlConfig:
+    vision = OwlVisionConfig(**{"image_size": 448, **size.vision})
     return OwlConfig(
         vision_config=vision,
-        abstractor_config=OwlAbstractorConfig(hidden_size=vision.hidden_size, position_grid=32, use_cls_token=False),
-        text_config=Qwen1Config(vocab_size=151851, eos_token_id=151643, pad_token_id=151643),
+        abstractor_config=OwlAbstractorConfig(position_grid=vision.grid, **size.abstractor),
+        text_config=AdaptiveLlamaConfig(**{"pad_token_id": 0, "rms_norm_eps": 1e-5, **size.llama}),
     )
 
 
-def tiny(config: OwlConfig, vocab_size: int) -> OwlConfig:
-    """The same architecture at a size that a test can train: widths of 64, two layers each, 56-pixel pictures."""
-    vision = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    vision |= {"image_size": 56, "patch_size": 14, "layer_norm_eps": 1e-5}
-    abstractor = vision | {"num_queries": 8, "output_size": 64, "attention_dropout": 0.0}
-    if config.abstractor_config.position_grid is not None:
-        abstractor["position_grid"] = vision["image_size"] // vision["patch_size"]
-    text = {"vocab_size": vocab_size, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    if isinstance(config.text_config, BloomConfig):
-        text = {"vocab_size": vocab_size, "hidden_size": 64, "n_layer": 2, "n_head": 4}
-    elif isinstance(config.text_config, Qwen1Config):
-        text |= {"intermediate_size": 128, "head_dim": 16, "max_position_embeddings": 2048, "seq_length": 1024}
-    else:
-        text |= {"intermediate_size": 128, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 2048}
-    text |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-
-    def resized(part: PreTrainedConfig, changes: dict) -> PreTrainedConfig:
-        known = {key: value for key, value in changes.items() if key in type(part).__dataclass_fields__}
-        return type(part)(**(part.to_dict() | known | changes if isinstance(part, BloomConfig) else part.to_dict() | known))
-
+def _owl2_1(size: Size) -> OwlConfig:
+    vision = OwlVisionConfig(
+        hidden_act="gelu", use_cls_token=False, use_post_layernorm=False, **size.bigg
+    )
+    width = {"hidden_size": vision.hidden_size, **size.abstractor}
     return OwlConfig(
-        vision_config=resized(config.vision_config, vision),
-        abstractor_config=resized(config.abstractor_config, abstractor),
-        text_config=resized(config.text_config, text),
+        vision_config=vision,
+        abstractor_config=OwlAbstractorConfig(
+            position_grid=vision.grid, use_cls_token=False, **width
+        ),
+        text_config=Qwen1Config(**size.qwen),
     )
 
 
-_FULL = (
-    Family("owl-7b", "mPLUG-Owl: CLIP ViT-L/14 224, LLaMA-1 7B", _owl_7b, "owl", "square", "MAGAer13/mplug-owl-llama-7b"),
-    Family(
-        "owl-7b-video",
-        "mPLUG-Owl with temporal branch and queries for video",
-        _owl_7b_video,
-        "owl",
-        "crop",
-        "MAGAer13/mplug-owl-llama-7b-video",
-    ),
-    Family(
-        "owl-bloomz-7b",
-        "mPLUG-Owl on BLOOMZ 7B, multilingual",
-        _owl_bloomz_7b,
+# released name, tiny name, configuration, prompt format, image rule, repository, summary
+_TABLE = (
+    (
+        "owl-7b",
+        "tiny-owl",
+        _owl,
         "owl",
         "square",
-        "MAGAer13/mplug-owl-bloomz-7b-multilingual",
+        "MAGAer13/mplug-owl-llama-7b",
+        "mPLUG-Owl: ViT-L/14 at 224, LLaMA-1",
     ),
-    Family(
-        "owl2-7b",
-        "mPLUG-Owl2: ViT-L/14 448, modality-adaptive LLaMA-2 7B",
-        _owl2_7b,
-        "owl2",
-        "resize",
-        "MAGAer13/mplug-owl2-llama2-7b",
+    (
+        *(
+            "owl-7b-video",
+            "tiny-owl-video",
+            _owl_video,
+            "owl",
+            "crop",
+            "MAGAer13/mplug-owl-llama-7b-video",
+        ),
+        "mPLUG-Owl for video: temporal layers and queries, LLaMA-1",
     ),
-    Family(
-        "owl2.1",
-        "mPLUG-Owl2.1: OpenCLIP ViT 448, modality-adaptive Qwen-1 7B",
-        _owl2_1,
-        "owl2.1",
-        "resize",
-        "Mizukiluke/mplug_owl_2_1",
+    (
+        *(
+            "owl-bloomz-7b",
+            "tiny-owl-bloomz",
+            _owl_bloomz,
+            "owl",
+            "square",
+            "MAGAer13/mplug-owl-bloomz-7b-multilingual",
+        ),
+        "mPLUG-Owl on BLOOMZ, multilingual",
+    ),
+    (
+        *("owl2-7b", "tiny-owl2", _owl2, "owl2", "resize", "MAGAer13/mplug-owl2-llama2-7b"),
+        "mPLUG-Owl2: ViT-L/14 at 448, modality-adaptive LLaMA-2",
+    ),
+    (
+        *("owl2.1", "tiny-owl2.1", _owl2_1, "owl2.1", "resize", "Mizukiluke/mplug_owl_2_1"),
+        "mPLUG-Owl2.1: OpenCLIP ViT at 448, modality-adaptive Qwen-1",
     ),
 )
 
 
-def _tiny_row(family: Family) -> Family:
-    def config() -> OwlConfig:
-        return tiny(family.config(), len(byte_tokenizer()))
+def _rows() -> Iterator[Family]:
+    for name, tiny_name, make, prompt, aspect, repository, summary in _TABLE:
+        yield Family(name, summary, partial(make, FULL), prompt, aspect, repository)
+        yield Family(
+            tiny_name, f"{summary}; tiny, random weights", partial(make, TINY), prompt, aspect
+        )
 
-    name = "tiny-" + family.name.replace("-7b", "")
-    return replace(family, name=name, summary=f"{family.name} at a few hundred thousand parameters", config=config, repository=None)
 
-
-FAMILIES: dict[str, Family] = {f.name: f for f in (*_FULL, *map(_tiny_row, _FULL))}
+FAMILIES: dict[str, Family] = {row.name: row for row in _rows()}
 
 
 def family(name: str) -> Family:
@@ -186,9 +212,10 @@ def build(
 ) -> tuple[OwlForConditionalGeneration, OwlProcessor]:
     """A randomly initialised owl of family `name` with its processor; the global random state is left as it was."""
     row = family(name)
-    if not name.startswith("tiny-"):
+    if row.repository is not None:
         raise ConfigError(
-            f"{name!r} has no tokenizer of its own; open released weights ({row.repository}) or build {'tiny-' + name.replace('-7b', '')!r}"
+            f"{name!r} is a released size without a tokenizer of its own; open its weights with {row.repository!r}, or "
+            "build its tiny twin (tiny-owl, tiny-owl-video, tiny-owl-bloomz, tiny-owl2, tiny-owl2.1)"
         )
     config = row.config()
     with torch.random.fork_rng(devices=[]):

@@ -16,7 +16,11 @@ from transformers.cache_utils import Cache
 from transformers.configuration_utils import SubConfigSpec
 from transformers.generation import GenerationMixin, LogitsProcessorList
 from transformers.masking_utils import create_masks_for_generate
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    BaseModelOutputWithPooling,
+    CausalLMOutputWithPast,
+)
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import torch_compilable_check
 from transformers.utils.generic import can_return_tuple
@@ -110,17 +114,21 @@ class OwlModel(OwlPreTrainedModel):
         summaries: list[Tensor] = [None] * len(videos)
         for frames in sorted({len(video) for video in videos}):
             members = [i for i, video in enumerate(videos) if len(video) == frames]
-            tokens = self.vision(torch.cat([videos[i] for i in members]), num_frames=frames).last_hidden_state
+            tokens = self.vision(
+                torch.cat([videos[i] for i in members]), num_frames=frames
+            ).last_hidden_state
             tokens = tokens.unflatten(0, (-1, frames)).flatten(1, 2)
             summary = self.abstractor(tokens, is_video=frames > 1).last_hidden_state
             for i, row in zip(members, summary, strict=True):
                 summaries[i] = row
         return BaseModelOutputWithPooling(pooler_output=torch.stack(summaries))
 
+    def is_media(self, input_ids: Tensor) -> Tensor:
+        return (input_ids == self.config.image_token_id) | (input_ids == self.config.video_token_id)
+
     def embed_text(self, input_ids: Tensor) -> Tensor:
         """Embeddings of text ids; media positions get those of id 0, to be overwritten."""
-        media = (input_ids == self.config.image_token_id) | (input_ids == self.config.video_token_id)
-        input_ids = input_ids.masked_fill(media, 0)
+        input_ids = input_ids.masked_fill(self.is_media(input_ids), 0)
         if isinstance(self.language_model, OwlBloomModel):
             return self.language_model.embed_text(input_ids)
         return self.get_input_embeddings()(input_ids)
@@ -145,14 +153,27 @@ class OwlModel(OwlPreTrainedModel):
             )
         return masks
 
-    def visual_index(self, is_visual: Tensor, count: int) -> Tensor | None:
-        """Flat positions of the `count` visual rows, found without waiting for the device.
+    def embed(self, input_ids: Tensor, features: dict[str, Tensor]) -> Tensor:
+        """Input embeddings [B, L, D]: text looked up, media rows of `features` in reading order."""
+        embeds = self.embed_text(input_ids)
+        masks = self.get_placeholder_mask(input_ids, features)
+        for modality, rows in features.items():
+            embeds = embeds.masked_scatter(
+                masks[modality][..., None], rows.to(embeds.device, embeds.dtype)
+            )
+        return embeds
 
-        In training it exists even when empty, so that the visual branch always takes part.
+    def visual_index(self, input_ids: Tensor, features: dict[str, Tensor]) -> Tensor | None:
+        """Flat positions of all visual rows; their number is known, so no step waits for the device.
+
+        In training the index exists even when empty, so that the visual branch always takes part.
         """
+        count = sum(rows.shape[0] * rows.shape[1] for rows in features.values())
         if not count and not self.training:
             return None
-        return is_visual.flatten().int().argsort(descending=True, stable=True)[:count]
+        return (
+            self.is_media(input_ids).flatten().int().argsort(descending=True, stable=True)[:count]
+        )
 
     @can_return_tuple
     def forward(
@@ -173,23 +194,24 @@ class OwlModel(OwlPreTrainedModel):
             raise RequestError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             features = self.media_features(pixel_values, pixel_values_videos, mm_encoder_outputs)
-            inputs_embeds = self.embed_text(input_ids)
             # A decode step holds no media; everything longer is checked, also when no pixels came with it.
-            if features or input_ids.shape[1] > 1 or past_key_values is None:
-                masks = self.get_placeholder_mask(input_ids, features)
-                for modality, rows in features.items():
-                    rows = rows.to(inputs_embeds.device, inputs_embeds.dtype)
-                    inputs_embeds = inputs_embeds.masked_scatter(masks[modality][..., None], rows)
+            may_hold_media = bool(features) or input_ids.shape[1] > 1 or past_key_values is None
+            inputs_embeds = (
+                self.embed(input_ids, features) if may_hold_media else self.embed_text(input_ids)
+            )
             if visual_index is None and getattr(self.language_model, "takes_visual_index", False):
-                is_visual = (input_ids == self.config.image_token_id) | (input_ids == self.config.video_token_id)
-                visual_index = self.visual_index(is_visual, sum(rows.shape[:2].numel() for rows in features.values()))
+                visual_index = self.visual_index(input_ids, features)
         elif pixel_values is not None or pixel_values_videos is not None or mm_encoder_outputs:
-            raise RequestError("inputs_embeds already hold the media: give pixels with input_ids instead")
+            raise RequestError(
+                "inputs_embeds already hold the media: give pixels with input_ids instead"
+            )
         if visual_index is not None:
             kwargs["visual_index"] = visual_index
         if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
             # Real tokens are numbered from 0 wherever the padding lies, so a padded row equals the row alone.
-            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
+            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[
+                :, -inputs_embeds.shape[1] :
+            ]
         return self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -213,9 +235,13 @@ class OwlModel(OwlPreTrainedModel):
             if pixels is None or len(pixels) == 0:
                 continue
             if outputs.get(modality) is not None:
-                raise RequestError(f"both {modality} pixels and {modality} features given: give one of them")
+                raise RequestError(
+                    f"both {modality} pixels and {modality} features given: give one of them"
+                )
             outputs[modality] = encode(pixels)
-        return {name: output.pooler_output for name, output in outputs.items() if output is not None}
+        return {
+            name: output.pooler_output for name, output in outputs.items() if output is not None
+        }
 
 
 class WideLogitsProcessors(LogitsProcessorList):
@@ -230,7 +256,9 @@ class WideLogitsProcessors(LogitsProcessorList):
         return super().__call__(input_ids, wide, **kwargs)[:, : scores.shape[-1]]
 
 
-def token_loss(logits_BLV: Tensor, labels_BL: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+def token_loss(
+    logits_BLV: Tensor, labels_BL: Tensor, num_items_in_batch: Tensor | int | None = None
+) -> Tensor:
     """Next-token cross entropy over supervised labels: their mean, or their sum over `num_items_in_batch`.
 
     A batch without a supervised label gives 0 and zero gradients, where the mean would be NaN.
@@ -250,8 +278,12 @@ class OwlForConditionalGeneration(OwlPreTrainedModel, GenerationMixin):
     def __init__(self, config: OwlConfig) -> None:
         super().__init__(config)
         self.model = OwlModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
-        table = next(n for n, m in self.model.language_model.named_children() if isinstance(m, nn.Embedding))
+        self.lm_head = nn.Linear(
+            config.text_config.hidden_size, config.text_config.vocab_size, bias=False
+        )
+        table = next(
+            n for n, m in self.model.language_model.named_children() if isinstance(m, nn.Embedding)
+        )
         self._tied_weights_keys = {"lm_head.weight": f"model.language_model.{table}.weight"}
         self.post_init()
 
@@ -303,7 +335,9 @@ class OwlForConditionalGeneration(OwlPreTrainedModel, GenerationMixin):
         logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
-            labels = labels.masked_fill(labels >= logits.shape[-1], IGNORED)  # media ids are no words
+            labels = labels.masked_fill(
+                labels >= logits.shape[-1], IGNORED
+            )  # media ids are no words
             loss = token_loss(logits, labels, num_items_in_batch)
         return CausalLMOutputWithPast(
             loss=loss,

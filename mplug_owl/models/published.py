@@ -24,8 +24,16 @@ from mplug_owl.models.vision import OwlVisionConfig
 
 # Layouts by the model_type they are published under.
 LAYOUTS = {"mplug-owl": "owl", "mplug_owl2": "owl2", "mplug_owl2_1": "owl2.1"}
-VISION_PREFIX = {"owl": "vision_model.", "owl2": "model.vision_model.", "owl2.1": "transformer.vision_model."}
-ABSTRACTOR_PREFIX = {"owl": "abstractor.", "owl2": "model.visual_abstractor.", "owl2.1": "transformer.visual_abstractor."}
+VISION_PREFIX = {
+    "owl": "vision_model.",
+    "owl2": "model.vision_model.",
+    "owl2.1": "transformer.vision_model.",
+}
+ABSTRACTOR_PREFIX = {
+    "owl": "abstractor.",
+    "owl2": "model.visual_abstractor.",
+    "owl2.1": "transformer.visual_abstractor.",
+}
 
 # Buffers that old Transformers versions stored and every version can compute.
 COMPUTED = re.compile(r"(rotary_emb\.inv_freq|masked_bias|attn\.bias|position_ids|logn_tensor)$")
@@ -57,7 +65,9 @@ _ABSTRACTOR_LAYER = [
     (r"\.(norm2|mlp)\.", r".crossattention.output.\1."),
     (r"\.(norm1|normk)\.", r".crossattention.\1."),
 ]
-_TWO_WAY = re.compile(r"(visual_)?(input_layernorm|post_attention_layernorm|k_proj|v_proj|c_attn)\.")
+_TWO_WAY = re.compile(
+    r"(visual_)?(input_layernorm|post_attention_layernorm|k_proj|v_proj|c_attn)\."
+)
 
 
 def published_name(native: str, config: OwlConfig, layout: str) -> str:
@@ -84,7 +94,11 @@ def published_name(native: str, config: OwlConfig, layout: str) -> str:
         rest = re.sub(r"^layers\.", "h.", re.sub(r"^embed_tokens\.", "wte.", rest))
         if not config.text_config.adaptive:
             return f"transformer.{rest}"
-    rest = _TWO_WAY.sub(lambda m: f"{m[2]}.multiway.{int(bool(m[1]))}.", rest) if _splits(rest, layout) else rest
+    rest = (
+        _TWO_WAY.sub(lambda m: f"{m[2]}.multiway.{int(bool(m[1]))}.", rest)
+        if _splits(rest, layout)
+        else rest
+    )
     return f"{'model' if layout == 'owl2' else 'transformer'}.{rest}"
 
 
@@ -96,13 +110,20 @@ def _splits(name: str, layout: str) -> bool:
 # ---- configurations ---------------------------------------------------------------------------------------------------
 
 
-def _pick(raw: dict[str, Any], config_class: type[PreTrainedConfig], renames: dict[str, str]) -> dict[str, Any]:
+def _pick(
+    raw: dict[str, Any], config_class: type[PreTrainedConfig], renames: dict[str, str]
+) -> dict[str, Any]:
     """The entries of `raw` that mean something to `config_class`, under its names."""
     known = set(config_class.__dataclass_fields__)
-    return {renames.get(key, key): value for key, value in raw.items() if renames.get(key, key) in known}
+    return {
+        renames.get(key, key): value for key, value in raw.items() if renames.get(key, key) in known
+    }
 
 
-_ABSTRACTOR_RENAMES = {"attention_probs_dropout_prob": "attention_dropout", "num_learnable_queries": "num_queries"}
+_ABSTRACTOR_RENAMES = {
+    "attention_probs_dropout_prob": "attention_dropout",
+    "num_learnable_queries": "num_queries",
+}
 _QWEN_RENAMES = {
     "kv_channels": "head_dim",
     "layer_norm_epsilon": "rms_norm_eps",
@@ -110,7 +131,14 @@ _QWEN_RENAMES = {
     "attn_dropout_prob": "attention_dropout",
     "multiway": "adaptive",
 }
-_GENERAL = ("bos_token_id", "eos_token_id", "pad_token_id", "torch_dtype", "dtype", "tie_word_embeddings")
+_GENERAL = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "torch_dtype",
+    "dtype",
+    "tie_word_embeddings",
+)
 
 
 def translate(raw: dict[str, Any]) -> OwlConfig:
@@ -125,16 +153,24 @@ def translate(raw: dict[str, Any]) -> OwlConfig:
     picked = visual.get("visual_abstractor") or {}
     abstractor = _pick(picked, OwlAbstractorConfig, _ABSTRACTOR_RENAMES)
     if picked.get("add_v2t_pos_emb"):
-        raise CheckpointError("visual_abstractor has add_v2t_pos_emb=true, which no released model uses; expected false")
+        raise CheckpointError(
+            "visual_abstractor has add_v2t_pos_emb=true, which no released model uses; expected false"
+        )
     if layout == "owl2":
         keep = {k: raw[k] for k in ("rope_theta", "rope_scaling", *_GENERAL) if k in raw}
-        text = AdaptiveLlamaConfig(**{**_pick(raw, AdaptiveLlamaConfig, {}), **keep, "architectures": None})
+        text = AdaptiveLlamaConfig(
+            **{**_pick(raw, AdaptiveLlamaConfig, {}), **keep, "architectures": None}
+        )
     else:
         text = _translate_qwen(raw)
     return OwlConfig(
         vision_config=OwlVisionConfig(**vision),
         abstractor_config=OwlAbstractorConfig(
-            **{**abstractor, "output_size": text.hidden_size, "position_grid": picked.get("grid_size") or 32}
+            **{
+                **abstractor,
+                "output_size": text.hidden_size,
+                "position_grid": picked.get("grid_size") or 32,
+            }
         ),
         text_config=text,
         dtype=raw.get("dtype") or raw.get("torch_dtype"),
@@ -143,15 +179,25 @@ def translate(raw: dict[str, Any]) -> OwlConfig:
 
 def _translate_owl(raw: dict[str, Any]) -> OwlConfig:
     vision = _pick(raw.get("vision_config") or {}, OwlVisionConfig, {})
-    vision |= {"hidden_act": "quick_gelu", "use_cls_token": True, "use_post_layernorm": True}  # never configurable there
+    vision |= {
+        "hidden_act": "quick_gelu",
+        "use_cls_token": True,
+        "use_post_layernorm": True,
+    }  # never configurable there
     abstractor = {"intermediate_size": 4096, "attention_dropout": 0.1}
-    abstractor |= _pick(raw.get("visual_abstractor_config") or {}, OwlAbstractorConfig, _ABSTRACTOR_RENAMES)
+    abstractor |= _pick(
+        raw.get("visual_abstractor_config") or {}, OwlAbstractorConfig, _ABSTRACTOR_RENAMES
+    )
     text = dict(raw.get("text_config") or {})
     text = AutoConfig.for_model(text.pop("model_type", "llama"), **text)
     return OwlConfig(
         vision_config=OwlVisionConfig(**vision),
         abstractor_config=OwlAbstractorConfig(
-            **{**abstractor, "num_queries": raw.get("num_query_tokens", 64), "output_size": text.hidden_size}
+            **{
+                **abstractor,
+                "num_queries": raw.get("num_query_tokens", 64),
+                "output_size": text.hidden_size,
+            }
         ),
         text_config=text,
         dtype=raw.get("dtype") or raw.get("torch_dtype"),
@@ -160,11 +206,17 @@ def _translate_owl(raw: dict[str, Any]) -> OwlConfig:
 
 def _translate_qwen(raw: dict[str, Any]) -> Qwen1Config:
     if "seq_length" not in raw:
-        raise CheckpointError("config.json has no seq_length; expected the length Owl2.1 was trained at, as published")
+        raise CheckpointError(
+            "config.json has no seq_length; expected the length Owl2.1 was trained at, as published"
+        )
     if raw.get("rotary_pct", 1.0) != 1.0:
-        raise CheckpointError(f"config.json has rotary_pct={raw['rotary_pct']}; only 1.0 was ever released")
+        raise CheckpointError(
+            f"config.json has rotary_pct={raw['rotary_pct']}; only 1.0 was ever released"
+        )
     fields = {"adaptive": False} | _pick(raw, Qwen1Config, _QWEN_RENAMES)
-    fields["intermediate_size"] = raw.get("intermediate_size", 22016) // 2  # the file counts both branches
+    fields["intermediate_size"] = (
+        raw.get("intermediate_size", 22016) // 2
+    )  # the file counts both branches
     fields["linear_bias"] = not raw.get("no_bias", True)
     return Qwen1Config(**fields)
 
@@ -178,22 +230,38 @@ def settle(config: OwlConfig, checkpoint: Checkpoint, layout: str, report: LoadR
 
     def decide(owner: PreTrainedConfig, name: str, value: Any, what: str, tensor: str) -> None:
         if getattr(owner, name) != value:
-            report.derived.append(f"{what} {value}, from {tensor} (config.json says {getattr(owner, name)})")
+            report.derived.append(
+                f"{what} {value}, from {tensor} (config.json says {getattr(owner, name)})"
+            )
             setattr(owner, name, value)
 
     prefix = VISION_PREFIX[layout]
     table = f"{prefix}embeddings.position_embedding"
     has_cls = f"{prefix}embeddings.cls_token" in checkpoint
     decide(vision, "use_cls_token", has_cls, "use_cls_token", f"{prefix}embeddings.cls_token")
-    decide(abstractor, "use_cls_token", has_cls, "abstractor use_cls_token", f"{prefix}embeddings.cls_token")
+    decide(
+        abstractor,
+        "use_cls_token",
+        has_cls,
+        "abstractor use_cls_token",
+        f"{prefix}embeddings.cls_token",
+    )
     if not has_cls and table in checkpoint:
         decide(vision, "position_rows", checkpoint.shape(table)[0], "position rows", table)
     if layout == "owl" and "temporal_query_tokens" in checkpoint:
-        report.derived.append("the video variant, from temporal_query_tokens (config.json does not say)")
+        report.derived.append(
+            "the video variant, from temporal_query_tokens (config.json does not say)"
+        )
         vision.temporal = abstractor.temporal = True
     width = f"{ABSTRACTOR_PREFIX[layout]}encoder.layers.0.crossattention.output.mlp.w1.weight"
     if width in checkpoint:
-        decide(abstractor, "intermediate_size", checkpoint.shape(width)[0], "abstractor FFN width", width)
+        decide(
+            abstractor,
+            "intermediate_size",
+            checkpoint.shape(width)[0],
+            "abstractor FFN width",
+            width,
+        )
     if layout == "owl2.1":
         split = "transformer.h.0.attn.c_attn.multiway.1.weight"
         decide(text, "adaptive", split in checkpoint, "multiway", split)
@@ -208,14 +276,18 @@ def _embedding(config: OwlConfig) -> str:
     return f"model.language_model.{name}.weight"
 
 
-def match(config: OwlConfig, checkpoint: Checkpoint, layout: str, report: LoadReport) -> dict[str, Any]:
+def match(
+    config: OwlConfig, checkpoint: Checkpoint, layout: str, report: LoadReport
+) -> dict[str, Any]:
     """Native name -> unread tensor for the whole model, or an error that names what does not fit."""
     with torch.device("meta"):
         wanted = OwlForConditionalGeneration(config).state_dict()
     names = {native: published_name(native, config, layout) for native in wanted}
     tables = {n: t for n, t in position_tables(config).items() if names[n] not in checkpoint}
     if tables:
-        report.derived.append(f"{len(tables)} position tables of the abstractor, computed (never trained, not in the file)")
+        report.derived.append(
+            f"{len(tables)} position tables of the abstractor, computed (never trained, not in the file)"
+        )
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     missing = [names[n] for n in wanted if names[n] not in checkpoint and n not in {*tables, *tied}]
     if missing:
@@ -223,7 +295,11 @@ def match(config: OwlConfig, checkpoint: Checkpoint, layout: str, report: LoadRe
             f"{checkpoint.folder}: {len(missing)} tensor(s) missing that cannot be derived, first {missing[0]!r}; "
             "expected the complete published checkpoint: download it again"
         )
-    wrong = [n for n in wanted if names[n] in checkpoint and checkpoint.shape(names[n]) != tuple(wanted[n].shape)]
+    wrong = [
+        n
+        for n in wanted
+        if names[n] in checkpoint and checkpoint.shape(names[n]) != tuple(wanted[n].shape)
+    ]
     if wrong:
         raise CheckpointError(
             f"{checkpoint.folder}: {names[wrong[0]]!r} has shape {list(checkpoint.shape(names[wrong[0]]))}, but "
@@ -238,8 +314,12 @@ def match(config: OwlConfig, checkpoint: Checkpoint, layout: str, report: LoadRe
             "mend config.json (layers, queries ...) or take the files from one release"
         )
     if computed:
-        report.ignored.append(f"{len(computed)} buffer(s) such as {computed[0]!r}: they are computed here")
-    return tables | {n: checkpoint[names[n]] for n in wanted if names[n] in checkpoint and n not in tied}
+        report.ignored.append(
+            f"{len(computed)} buffer(s) such as {computed[0]!r}: they are computed here"
+        )
+    return tables | {
+        n: checkpoint[names[n]] for n in wanted if names[n] in checkpoint and n not in tied
+    }
 
 
 def position_tables(config: OwlConfig) -> dict[str, torch.Tensor]:
@@ -252,7 +332,9 @@ def position_tables(config: OwlConfig) -> dict[str, torch.Tensor]:
     return {f"{s}.q_pos_embed": queries for s in stems} | {f"{s}.k_pos_embed": keys for s in stems}
 
 
-def open_published(folder: Path, raw: dict[str, Any]) -> tuple[OwlConfig, dict[str, Any], Checkpoint, LoadReport]:
+def open_published(
+    folder: Path, raw: dict[str, Any]
+) -> tuple[OwlConfig, dict[str, Any], Checkpoint, LoadReport]:
     """The settled configuration and the unread tensors of a published folder."""
     layout = LAYOUTS[raw["model_type"]]
     report = LoadReport(source=str(folder), layout=layout)
@@ -279,14 +361,20 @@ class PublishedOwl(OwlForConditionalGeneration):
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, *args: Any, **kwargs: Any) -> Any:
-        hub = {k: kwargs.pop(k) for k in ("revision", "token", "cache_dir", "local_files_only") if k in kwargs}
+        hub = {
+            k: kwargs.pop(k)
+            for k in ("revision", "token", "cache_dir", "local_files_only")
+            if k in kwargs
+        }
         kwargs.pop("config", None)  # the one AutoConfig read has not seen the tensors
         return load_published(resolve_folder(name_or_path, **hub), **kwargs)[0]
 
 
 def _alias(model_type: str) -> tuple[type[OwlConfig], type[OwlForConditionalGeneration]]:
     stem = "Published" + "".join(part.capitalize() for part in re.split("[-_]", model_type))
-    config = type(f"{stem}Config", (PublishedConfig,), {"model_type": model_type, "__module__": __name__})
+    config = type(
+        f"{stem}Config", (PublishedConfig,), {"model_type": model_type, "__module__": __name__}
+    )
     model = type(stem, (PublishedOwl,), {"config_class": config, "__module__": __name__})
     return config, model
 
@@ -301,6 +389,8 @@ def load_published(
     config, tensors, checkpoint, report = open_published(folder, read_config(folder))
     if dtype == "auto":
         dtype = checkpoint.dtype(published_name(_embedding(config), config, report.layout))
-    model = OwlForConditionalGeneration.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype, **kwargs)
+    model = OwlForConditionalGeneration.from_pretrained(
+        None, config=config, state_dict=tensors, dtype=dtype, **kwargs
+    )
     model.generation_config.eos_token_id = config.text_config.eos_token_id
     return model, report

@@ -157,9 +157,13 @@ class Qwen1Model(PreTrainedModel):
         ratio = length_B.double() / self.config.seq_length
         return (2 ** torch.ceil(torch.log2(ratio) + 1) - 1).clamp(min=1)
 
-    def rotary(self, position_ids: Tensor, alpha_B: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def rotary(
+        self, position_ids: Tensor, alpha_B: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
         width = self.config.head_dim
-        exponents = torch.arange(0, width, 2, dtype=torch.float32, device=position_ids.device) / width
+        exponents = (
+            torch.arange(0, width, 2, dtype=torch.float32, device=position_ids.device) / width
+        )
         base_B = self.config.rope_theta * alpha_B ** (width / (width - 2))
         frequency_BK = 1.0 / base_B.float()[:, None] ** exponents
         angles = position_ids[..., None].float() * frequency_BK[:, None]
@@ -203,7 +207,9 @@ class Qwen1Model(PreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + past
+            position_ids = (
+                torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + past
+            )
         mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
@@ -223,4 +229,6 @@ class Qwen1Model(PreTrainedModel):
         x_BLD = inputs_embeds
         for layer in self.layers:
             x_BLD = layer(x_BLD, **layer_inputs, **kwargs)
-        return BaseModelOutputWithPast(last_hidden_state=self.ln_f(x_BLD), past_key_values=past_key_values)
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.ln_f(x_BLD), past_key_values=past_key_values
+        )

@@ -192,7 +192,9 @@ class VisionEmbeddings(nn.Module):
         side, grid = round(table.shape[0] ** 0.5), self.config.grid
         if side == grid:
             return table
-        square = table.to(torch.promote_types(table.dtype, torch.float32)).T.unflatten(1, (side, side))[None]
+        square = table.to(torch.promote_types(table.dtype, torch.float32)).T.unflatten(
+            1, (side, side)
+        )[None]
         square = F.interpolate(square, size=(grid, grid), mode="bicubic", align_corners=False)
         return square[0].flatten(1).T.to(table.dtype)
 

@@ -1,0 +1,218 @@
+"""The prompt formats: the words around a conversation, as Jinja chat templates, and how each format is cut into tokens.
+
+A template marks what the model should learn to say with `{% generation %}`, so labels come from the very text that is
+tokenised. Pictures that precede the text of a message stand where the original systems put them; a picture after a text
+part, even an empty one, stays inline where it is. This file knows no tokenizer and no image.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from mplug_owl.errors import ConfigError, did_you_mean
+
+OWL_SYSTEM = (
+    "The following is a conversation between a curious human and AI assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+OWL_DEMO_SYSTEM = (
+    "The following is a conversation between a curious human and AI. "
+    "The AI gives helpful, detailed, and polite answers to the human's questions."
+)
+VICUNA_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+V0_SYSTEM = (
+    "A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the human's questions."
+)
+END = "</s>"  # ends an answer in every format; ordinary text to a tokenizer that has no such token
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """What a family expects of its prompts."""
+
+    name: str
+    image_token: str
+    video_token: str
+    bos: str
+    """"first": once, before everything; "piece": as Owl2 does it; "none"."""
+    pad: str
+    """Which of the tokenizer's special tokens fills up a batch."""
+    turn_marker: str | None
+    """Training text is cut at this marker and tokenised in pieces; None: only at pictures."""
+    answer_marker: str | None
+    """The marker directly in front of an answer; a piece of its own in training text."""
+    templates: Mapping[str, str]
+
+
+def _joined(*lines: str) -> str:
+    """A template from its lines: white space between them is layout, white space inside them is text."""
+    return "".join(line.strip() for line in lines)
+
+
+def _inline(image: str, video: str) -> str:
+    return _joined(
+        "{%- macro inline(content) -%}",
+        "{%- if content is string -%}{{ content }}",
+        "{%- else -%}{%- for part in content -%}",
+        "{%- if part.type == 'image' -%}{{ '" + image + "' }}",
+        "{%- elif part.type == 'video' -%}{{ '" + video + "' }}",
+        "{%- elif part.type == 'text' -%}{{ part.text }}",
+        "{%- else -%}{{ raise_exception('content part of type ' + part.type ~ '; expected text, image or video') }}",
+        "{%- endif -%}{%- endfor -%}{%- endif -%}",
+        "{%- endmacro -%}",
+    )
+
+
+def _head(default: str) -> str:
+    """Find the system text: a system message wins over the variable `system`, which wins over the format's own."""
+    return _joined(
+        "{%- if messages and messages[0].role == 'system' -%}",
+        "{%- set head = inline(messages[0].content) -%}{%- set turns = messages[1:] -%}",
+        "{%- else -%}",
+        "{%- set head = system if system is defined and system is not none else " + repr(default) + " -%}",
+        "{%- set turns = messages -%}",
+        "{%- endif -%}",
+    )
+
+
+_BAD_ROLE = _joined(
+    "{%- else -%}",
+    "{{ raise_exception('role ' ~ message.role ~ ' here; expected user or assistant (a system message comes first)') }}",
+    "{%- endif -%}",
+)
+
+
+def _owl(system: str, *, prompt: str = "AI: ", end: str = "") -> str:
+    """Lines `Human: <image>` for each leading picture, `Human: text` and `AI: text`, separated by newlines.
+
+    Upstream does not learn an empty answer in a row with pictures, and does in a row without.
+    """
+    image, video = "<image>", "<|video|>"
+    return _joined(
+        _inline(image, video),
+        _head(system),
+        "{%- set ns = namespace(sep='\\n' if head else '', media=false) -%}",
+        "{{- head -}}",
+        "{%- for message in turns -%}",
+        "{%- set turn = namespace(open=false) -%}",
+        "{%- if message.role == 'user' -%}",
+        "{%- for part in ([{'type': 'text', 'text': message.content}] if message.content is string else message.content) -%}",
+        "{%- if part.type != 'text' -%}{%- set ns.media = true -%}{%- endif -%}",
+        "{%- if not turn.open -%}{{ ns.sep + 'Human: ' }}{%- set ns.sep = '\\n' -%}{%- endif -%}",
+        "{%- if part.type == 'text' -%}{%- set turn.open = true -%}{%- endif -%}",
+        "{{- inline([part]) -}}",
+        "{%- endfor -%}",
+        "{%- elif message.role == 'assistant' -%}",
+        "{{- ns.sep + 'AI: ' -}}{%- set ns.sep = '\\n' -%}",
+        "{%- set answer = inline(message.content) -%}",
+        "{%- generation -%}{{ answer }}",
+        "{%- if answer or not ns.media -%}{{ '" + end + "' }}{%- endif -%}",
+        "{%- endgeneration -%}",
+        _BAD_ROLE,
+        "{%- endfor -%}",
+        "{%- if add_generation_prompt -%}{{ ns.sep + '" + prompt + "' }}{%- endif -%}",
+    )
+
+
+def _owl2(
+    system: str = "",
+    *,
+    roles: tuple[str, str] = ("USER", "ASSISTANT"),
+    sep: str = " ",
+    end: str = END,
+    prompt: str = "",
+    media_first: bool = False,
+) -> str:
+    """`USER: <|image|>text ASSISTANT: text</s>`; with `media_first`, pictures open their turn on a line of their own.
+
+    The space before an answer belongs to the span: to the tokenizers of these families it is part of the first token.
+    """
+    image, video = "<|image|>", "<|video|>"
+    moved = _joined(
+        "{%- if message.content is string -%}{{ message.content }}",
+        "{%- else -%}",
+        "{%- set media = message.content | rejectattr('type', 'equalto', 'text') | list -%}",
+        "{%- set text = inline(message.content | selectattr('type', 'equalto', 'text') | list) -%}",
+        "{%- if media -%}{{ inline(media) + '\\n' + text | trim }}{%- else -%}{{ text }}{%- endif -%}",
+        "{%- endif -%}",
+    )
+    user = moved if media_first else "{{- inline(message.content) -}}"
+    return _joined(
+        _inline(image, video),
+        _head(system),
+        "{%- set ns = namespace(sep='" + sep + "' if head else '') -%}",
+        "{{- head -}}",
+        "{%- for message in turns -%}",
+        "{%- if message.role == 'user' -%}",
+        "{{- ns.sep + '" + roles[0] + ": ' -}}" + user,
+        "{%- set ns.sep = '" + sep + "' -%}",
+        "{%- elif message.role == 'assistant' -%}",
+        "{{- ns.sep + '" + roles[1] + ":' -}}",
+        "{%- generation -%}{{ ' ' + inline(message.content) + '" + end + "' }}{%- endgeneration -%}",
+        "{%- set ns.sep = '' -%}",
+        _BAD_ROLE,
+        "{%- endfor -%}",
+        "{%- if add_generation_prompt -%}{{ ns.sep + '" + roles[1] + ":" + prompt + "' }}{%- endif -%}",
+    )
+
+
+_OWL2_TEMPLATES = MappingProxyType(
+    {
+        "default": _owl2(),
+        "evaluation": _owl2(prompt=" "),
+        "training": _owl2(VICUNA_SYSTEM, media_first=True),
+        "v0": _owl2(V0_SYSTEM, roles=("Human", "Assistant"), sep="###", end="###"),
+    }
+)
+
+FORMATS: Mapping[str, PromptFormat] = MappingProxyType(
+    {
+        "owl": PromptFormat(
+            name="owl",
+            image_token="<image>",
+            video_token="<|video|>",
+            bos="first",
+            pad="eos_token",
+            turn_marker="\nHuman: ",
+            answer_marker="AI: ",
+            templates=MappingProxyType(
+                {
+                    "default": _owl(OWL_SYSTEM),
+                    "demo": _owl(OWL_DEMO_SYSTEM, prompt="AI:"),
+                    "training": _owl(OWL_SYSTEM, end=END),
+                }
+            ),
+        ),
+        "owl2": PromptFormat(
+            name="owl2",
+            image_token="<|image|>",
+            video_token="<|video|>",
+            bos="piece",
+            pad="unk_token",
+            turn_marker=None,
+            answer_marker=None,
+            templates=_OWL2_TEMPLATES,
+        ),
+        "owl2.1": PromptFormat(
+            name="owl2.1",
+            image_token="<|image|>",
+            video_token="<|video|>",
+            bos="none",
+            pad="eos_token",
+            turn_marker=None,
+            answer_marker=None,
+            templates=_OWL2_TEMPLATES,
+        ),
+    }
+)
+
+
+def prompt_format(name: str) -> PromptFormat:
+    """The format called `name`, or a ConfigError that says which there are."""
+    if name not in FORMATS:
+        raise ConfigError(f"unknown prompt format {name!r}{did_you_mean(name, FORMATS)}")
+    return FORMATS[name]

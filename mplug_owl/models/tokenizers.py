@@ -1,0 +1,193 @@
+"""Fast tokenizers from the files the checkpoints are published with, made to give the ids of the original tokenizers.
+
+`llama_tokenizer` reads sentencepiece, `bloom_tokenizer` tokenizer.json, `qwen_tokenizer` a tiktoken rank file, and
+`byte_tokenizer` needs no file. All return the library's `PreTrainedTokenizerFast`, so saving and reloading need no code
+of ours. This file knows nothing of prompts and pictures.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
+
+from mplug_owl.errors import CheckpointError
+
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # what sentencepiece writes for a space
+_QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_QWEN_SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    *(f"<|extra_{i}|>" for i in range(205)),
+)
+
+
+def llama_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+    """Read `tokenizer.model` (sentencepiece BPE), or `tokenizer.json` where there is no such file.
+
+    Every text starts with sentencepiece's leading space mark, and so does the text after a special token.
+    """
+    folder = Path(folder)
+    path = folder / "tokenizer.model"
+    if not path.is_file():
+        return _from_json(folder, ("<unk>", "<s>", "</s>"))
+    proto = _sentencepiece(path)
+    pieces = [piece.piece for piece in proto.pieces]
+    kinds = {kind: [p.piece for p in proto.pieces if p.type == kind] for kind in (2, 3, 4)}
+    scores = {piece.piece: -piece.score for piece in proto.pieces if piece.type == 1}
+    backend = Tokenizer(
+        BPE(
+            vocab={piece: i for i, piece in enumerate(pieces)},
+            merges=_merges(scores),
+            unk_token=kinds[2][0],
+            fuse_unk=True,
+            byte_fallback=proto.trainer_spec.byte_fallback,
+        )
+    )
+    steps: list[Any] = []
+    if proto.normalizer_spec.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap))
+    if proto.normalizer_spec.add_dummy_prefix:
+        steps.append(normalizers.Prepend(_SPACE))
+    backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
+    strip = [decoders.Strip(content=" ", left=1)] if proto.normalizer_spec.add_dummy_prefix else []
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+    )
+    special = [*kinds[2], *kinds[3]]
+    backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special])
+    backend.add_tokens([AddedToken(text, normalized=False) for text in kinds[4]])
+    ids = proto.trainer_spec
+    names = {"unk_token": ids.unk_id, "bos_token": ids.bos_id, "eos_token": ids.eos_id, "pad_token": ids.pad_id}
+    return _wrap(backend, {name: pieces[i] for name, i in names.items() if i >= 0})
+
+
+def bloom_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+    """Read BLOOM's `tokenizer.json`."""
+    return _from_json(Path(folder), ("<unk>", "<s>", "</s>", "<pad>"))
+
+
+def qwen_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+    """Read `qwen.tiktoken`: a byte-level BPE as base64 tokens with their ranks; the special tokens follow the ranks."""
+    folder = Path(folder)
+    path = folder / "qwen.tiktoken"
+    if not path.is_file():
+        return _from_json(folder, ("<|endoftext|>",))
+    letters = _byte_letters()
+    ranks = {"".join(letters[byte] for byte in token): rank for token, rank in _tiktoken(path).items()}
+    # tiktoken takes a whole word that is a token as it is; so does `ignore_merges`.
+    backend = Tokenizer(BPE(vocab=ranks, merges=_merges(ranks), ignore_merges=True))
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_QWEN_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in _QWEN_SPECIAL])
+    return _wrap(backend, {"eos_token": _QWEN_SPECIAL[0], "pad_token": _QWEN_SPECIAL[0]})
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of 259 ids that needs no file: `<unk>`, `<s>`, `</s>`, then the 256 bytes."""
+    special = ("<unk>", "<s>", "</s>")
+    names = [*special, *_byte_letters()]
+    backend = Tokenizer(BPE(vocab={name: i for i, name in enumerate(names)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special])
+    return _wrap(backend, dict(zip(("unk_token", "bos_token", "eos_token"), special, strict=True)))
+
+
+def _wrap(backend: Tokenizer, names: dict[str, str]) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+        padding_side="left",
+        **names,
+    )
+
+
+def _from_json(folder: Path, special: tuple[str, ...]) -> PreTrainedTokenizerFast:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} holds no tokenizer; expected the tokenizer files of the release")
+    try:
+        backend = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception for whatever is wrong with the file
+        raise CheckpointError(f"{path} is no tokenizer ({error}); download it again") from None
+    absent = [text for text in special if backend.token_to_id(text) is None]
+    if absent:
+        raise CheckpointError(f"{path} lacks the special token {absent[0]!r}; take the tokenizer of the release")
+    roles = {"<unk>": "unk_token", "<s>": "bos_token", "</s>": "eos_token", "<pad>": "pad_token", "<|endoftext|>": "eos_token"}
+    return _wrap(backend, {roles[text]: text for text in special})
+
+
+def _merges(ranks: Mapping[str, float]) -> list[tuple[str, str]]:
+    """The merge list of a BPE that joins, wherever it can, the pair whose union comes first in `ranks`.
+
+    Rank files and sentencepiece name only the unions; every way to split one into two known parts is a merge.
+    """
+    merges = []
+    for token in sorted(ranks, key=ranks.__getitem__):
+        splits = [(token[:i], token[i:]) for i in range(1, len(token))]
+        known = [pair for pair in splits if pair[0] in ranks and pair[1] in ranks]
+        merges += sorted(known, key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
+    return merges
+
+
+def _byte_letters() -> list[str]:
+    """The printable letter that stands for each byte in a byte-level vocabulary (the table GPT-2 introduced)."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    spare = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(spare)) for byte in range(256)]
+
+
+def _sentencepiece(path: Path) -> Any:
+    """The parsed model file, if it is of the kind LLaMA uses."""
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto()
+    try:
+        proto.ParseFromString(path.read_bytes())
+    except DecodeError:
+        raise CheckpointError(f"{path} is no sentencepiece model; download it again") from None
+    if not proto.pieces or not any(piece.type == 2 for piece in proto.pieces):
+        raise CheckpointError(f"{path} holds no vocabulary; download it again")
+    if proto.trainer_spec.model_type != 2:
+        raise CheckpointError(f"{path} is a sentencepiece model of type {proto.trainer_spec.model_type}; expected BPE (2)")
+    if proto.normalizer_spec.remove_extra_whitespaces:
+        raise CheckpointError(
+            f"{path} removes extra white space, which no released model does; "
+            "train it with remove_extra_whitespaces=False"
+        )
+    return proto
+
+
+def _tiktoken(path: Path) -> dict[bytes, int]:
+    """Token bytes -> rank, complete from 0 on."""
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            token, rank = line.split()
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+        except (ValueError, binascii.Error):
+            raise CheckpointError(f"{path}, line {number}: {line[:40]!r}; expected a base64 token and its rank") from None
+    if sorted(ranks.values()) != list(range(len(ranks))):
+        raise CheckpointError(f"{path}: {len(ranks)} tokens whose ranks are not 0 to {len(ranks) - 1}; download it again")
+    if any(bytes([byte]) not in ranks for byte in range(256)):
+        raise CheckpointError(f"{path}: some single bytes are no tokens; expected a byte-level vocabulary")
+    return ranks
