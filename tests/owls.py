@@ -15,7 +15,9 @@ TINY = ["tiny-owl", "tiny-owl-video", "tiny-owl-bloomz", "tiny-owl2", "tiny-owl2
 def random_owl(
     family: str | OwlConfig, dtype: torch.dtype = torch.float64, seed: int = 0
 ) -> OwlForConditionalGeneration:
-    """An owl whose every parameter is far from its initial value, so that a path not taken would show."""
+    """An owl whose every parameter is far from its initial value, so that a path not taken would
+    show.
+    """
     config = FAMILIES[family].config() if isinstance(family, str) else family
     model = OwlForConditionalGeneration(config).to(dtype).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -35,7 +37,9 @@ def random_owl(
 
 @dataclass
 class Row:
-    """One conversation: ids in which "image" and ("video", frames) stand for media, with the pixels they need."""
+    """One conversation: ids in which "image" and ("video", frames) stand for media, with the
+    pixels they need.
+    """
 
     ids: list[int] = field(default_factory=list)
     images: list[torch.Tensor] = field(default_factory=list)
@@ -58,7 +62,9 @@ class Rows:
         return torch.randint(3, 250, (count,), generator=self.generator).tolist()
 
     def row(self, *parts: int | str | tuple[str, int]) -> Row:
-        """`row(4, "image", 3, ("video", 2))`: 4 text ids, an image, 3 text ids, a video of 2 frames."""
+        """`row(4, "image", 3, ("video", 2))`: 4 text ids, an image, 3 text ids, a video of 2
+        frames.
+        """
         row, config = Row([1]), self.config
         for part in parts:
             if isinstance(part, int):

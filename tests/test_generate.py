@@ -1,4 +1,6 @@
-"""`generate` over every kind of cache, beams, sampling, saving and adapters: the same answers whichever way."""
+"""`generate` over every kind of cache, beams, sampling, saving and adapters: the same answers
+whichever way.
+"""
 
 import itertools
 from pathlib import Path
@@ -158,7 +160,8 @@ def test_merged_adapter_equals_adapter(family: str) -> None:
     assert type(merged) is OwlForConditionalGeneration
 
 
-# Beyond `seq_length` Owl2.1 stretches the rotary base by the prompt and scales queries by their real position.
+# Beyond `seq_length` Owl2.1 stretches the rotary base by the prompt and scales queries by their
+# real position.
 
 
 @pytest.fixture(scope="module")

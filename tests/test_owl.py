@@ -1,4 +1,6 @@
-"""Properties of the composed model, for every family: rows alone and in batches, media in any order, loss, gradients."""
+"""Properties of the composed model, for every family: rows alone and in batches, media in any
+order, loss, gradients.
+"""
 
 import pytest
 import torch
@@ -42,7 +44,9 @@ def test_padded_batch_equals_each_row_alone(owl: OwlForConditionalGeneration, si
 
 @torch.inference_mode()
 def test_every_picture_reaches_its_own_place(owl: OwlForConditionalGeneration) -> None:
-    """Two images in one row, touching each other and a video: changing one changes exactly its own positions."""
+    """Two images in one row, touching each other and a video: changing one changes exactly its
+    own positions.
+    """
     rows = Rows(owl)
     row = rows.row("image", "image", ("video", 2), 3)
     model, inputs = owl.model, batch([row])
@@ -205,7 +209,9 @@ def test_activation_checkpointing_gives_the_same_gradients(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["tiny-owl2", "tiny-owl2.1"])
 def test_a_training_batch_without_pictures_still_uses_the_visual_branch(family: str) -> None:
-    """Every rank must touch every trainable parameter: with zero rows the gradients are zeros, not absent."""
+    """Every rank must touch every trainable parameter: with zero rows the gradients are zeros,
+    not absent.
+    """
     owl = random_owl(family).train()
     grads = gradients(owl, batch([Rows(owl).row(6)]))
     visual = {
@@ -252,7 +258,9 @@ def test_inputs_that_contradict_each_other_are_refused(owl: OwlForConditionalGen
 
 @torch.inference_mode()
 def test_grouped_heads_equal_repeated_heads() -> None:
-    """Grouped-query attention of the adaptive decoder against the same decoder with its key/value heads written out."""
+    """Grouped-query attention of the adaptive decoder against the same decoder with its
+    key/value heads written out.
+    """
     grouped = random_owl("tiny-owl2")
     config = grouped.config.text_config
     repeats = config.num_attention_heads // config.num_key_value_heads

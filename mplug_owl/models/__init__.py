@@ -1,7 +1,8 @@
 """The model family as Transformers classes; importing this registers it with the Auto classes.
 
-`load` opens anything that is an owl: a native folder, a published one, a hub name, or a family name of `families.py`
-(random weights). `AutoModelForImageTextToText.from_pretrained` opens native and published folders alike.
+`load` opens anything that is an owl: a native folder, a published one, a hub name, or a family name
+of `families.py` (random weights). `AutoModelForImageTextToText.from_pretrained` opens native and
+published folders alike.
 """
 
 from typing import Any

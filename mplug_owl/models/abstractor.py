@@ -1,11 +1,12 @@
-"""f_K, the visual abstractor: learned queries that summarise an image or a whole video into Q + 1 positions.
+"""f_K, the visual abstractor: learned queries that summarise an image or a whole video into Q + 1
+positions.
 
-One class covers every family: plain (Owl), with fixed position tables on queries and keys (Owl2, Owl2.1), and with a
-second set of queries for time (Owl video). It receives the tokens of the vision model and returns positions of the
-language model's width; where they go is not its business.
+One class covers every family: plain (Owl), with fixed position tables on queries and keys (Owl2,
+Owl2.1), and with a second set of queries for time (Owl video). It receives the tokens of the vision
+model and returns positions of the language model's width; where they go is not its business.
 
-Shapes: B images or videos, N vision tokens (of all frames), Q queries, M = Q + N keys, C vision width, H heads, K head
-width, D language width.
+Shapes: B images or videos, N vision tokens (of all frames), Q queries, M = Q + N keys, C vision
+width, H heads, K head width, D language width.
 """
 
 import torch
@@ -39,7 +40,9 @@ class OwlAbstractorConfig(PreTrainedConfig):
     """Used by the norm inside the feed-forward layers only."""
     attention_dropout: float = 0.0
     position_grid: int | None = None
-    """Side of the patch grid if queries and keys carry position tables (Owl2), None if they do not (Owl)."""
+    """Side of the patch grid if queries and keys carry position tables (Owl2), None if they do
+    not (Owl).
+    """
     use_cls_token: bool = True
     temporal: bool = False
     """Adds the second set of queries that the video families use for more than one frame."""
@@ -66,9 +69,11 @@ def sincos_rows(positions: Tensor, width: int) -> Tensor:
 
 
 def compute_tables(config: OwlAbstractorConfig, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Position rows for the queries [Q, C] and for the patches [N, C] of a config with a position grid.
+    """Position rows for the queries [Q, C] and for the patches [N, C] of a config with a position
+    grid.
 
-    A patch has the sines of its column in the first half and those of its row in the second; cls has zeros.
+    A patch has the sines of its column in the first half and those of its row in the second; cls
+    has zeros.
     """
     side, width = config.position_grid, config.hidden_size
     queries = sincos_rows(torch.arange(config.num_queries, device=device), width)
@@ -91,7 +96,8 @@ class AbstractorAttention(nn.Module):
         self.value = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
         if config.position_grid is not None:
-            # Computed, never trained, yet part of the published layout: kept as buffers, one pair a layer.
+            # Computed, never trained, yet part of the published layout: kept as buffers, one pair a
+            # layer.
             keys = config.position_grid**2 + int(config.use_cls_token)
             self.register_buffer("q_pos_embed", torch.empty(config.num_queries, width))
             self.register_buffer("k_pos_embed", torch.empty(keys, width))
@@ -155,7 +161,9 @@ class AbstractorLayer(GradientCheckpointingLayer):
 
 
 class OwlAbstractor(PreTrainedModel):
-    """Vision tokens [B, N, C] to language positions [B, Q + 1, D], the last of them the learned end of image."""
+    """Vision tokens [B, N, C] to language positions [B, Q + 1, D], the last of them the learned
+    end of image.
+    """
 
     config: OwlAbstractorConfig
     main_input_name = "image_tokens"
@@ -200,7 +208,9 @@ class OwlAbstractor(PreTrainedModel):
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(self, image_tokens: Tensor, is_video: bool = False, **kwargs) -> BaseModelOutput:
-        """Summarise `image_tokens`; `is_video` (more than one frame) brings in the temporal queries."""
+        """Summarise `image_tokens`; `is_video` (more than one frame) brings in the temporal
+        queries.
+        """
         queries = self.query_tokens
         if is_video:
             queries = torch.cat((queries, self.temporal_query_tokens), dim=1)

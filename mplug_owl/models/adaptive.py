@@ -1,10 +1,11 @@
 """Modality-adaptive decoders (Owl2): visual rows get norms and key/value projections of their own.
 
-A Llama decoder keeps all its parameters and names: they are the text branch. Beside them stands a visual branch,
-`visual_*`. The text branch always runs on all rows; the rows named by `visual_index` are then overwritten by the visual
-branch. So a batch without a visual row is the same code, decode steps cost nothing, and no step waits for the device.
-The index alone decides the branch, never the attention mask. Nothing of the library is patched: plain Llama models
-live in the same process untouched.
+A Llama decoder keeps all its parameters and names: they are the text branch. Beside them stands a
+visual branch, `visual_*`. The text branch always runs on all rows; the rows named by `visual_index`
+are then overwritten by the visual branch. So a batch without a visual row is the same code, decode
+steps cost nothing, and no step waits for the device. The index alone decides the branch, never the
+attention mask. Nothing of the library is patched: plain Llama models live in the same process
+untouched.
 
 Shapes: B batch, L row length, D width, N visual rows of the whole batch (flattened B * L).
 """
@@ -30,9 +31,11 @@ from transformers.models.llama.modeling_llama import (
 def two_way(
     text: nn.Module, visual: nn.Module, x_BLD: Tensor, visual_index: Tensor | None
 ) -> Tensor:
-    """Apply `text` to all rows, then `visual` to those of `visual_index` (N positions in the flattened B * L).
+    """Apply `text` to all rows, then `visual` to those of `visual_index` (N positions in the
+    flattened B * L).
 
-    An empty index still runs `visual`, on zero rows, so that every rank of a training run uses every parameter.
+    An empty index still runs `visual`, on zero rows, so that every rank of a training run uses
+    every parameter.
     """
     out = text(x_BLD)
     if visual_index is None:
@@ -91,7 +94,8 @@ class AdaptiveLlamaAttention(LlamaAttention):
 
 class AdaptiveLlamaDecoderLayer(LlamaDecoderLayer):
     def __init__(self, config: AdaptiveLlamaConfig, layer_idx: int) -> None:
-        # Not LlamaDecoderLayer's own __init__: it would build a plain attention only to throw it away.
+        # Not LlamaDecoderLayer's own __init__: it would build a plain attention only to throw it
+        # away.
         GradientCheckpointingLayer.__init__(self)
         self.hidden_size = config.hidden_size
         self.self_attn = AdaptiveLlamaAttention(config, layer_idx)

@@ -1,8 +1,10 @@
-"""BLOOM as the Owl-bloomz family needs it: embeddings enter already normed, so visual rows stay out of that norm.
+"""BLOOM as the Owl-bloomz family needs it: embeddings enter already normed, so visual rows stay out
+of that norm.
 
-The library's model norms whatever embeddings it is given; the original norms text rows only and splices the visual rows
-in afterwards. Here `embed_text` looks up and norms, and `forward` starts behind the norm. Parameters and names are the
-library's. Attention is eager, as in the library: ALiBi is an additive bias.
+The library's model norms whatever embeddings it is given; the original norms text rows only and
+splices the visual rows in afterwards. Here `embed_text` looks up and norms, and `forward` starts
+behind the norm. Parameters and names are the library's. Attention is eager, as in the library:
+ALiBi is an additive bias.
 """
 
 import torch
@@ -19,7 +21,9 @@ from mplug_owl.models.vision import eager_attention
 
 
 class OwlBloomAttention(BloomAttention):
-    """The library's weights with a softmax that keeps float64, so that batches can be held against single rows."""
+    """The library's weights with a softmax that keeps float64, so that batches can be held
+    against single rows.
+    """
 
     def forward(
         self,

@@ -1,7 +1,8 @@
 """A folder of weights seen by name and shape, none of them read until asked for.
 
-Safetensors are opened by header; `.bin` shards are mapped and unpickled with `weights_only`, which refuses code. Shards
-are found through their index or by their names. What the tensors mean is decided elsewhere.
+Safetensors are opened by header; `.bin` shards are mapped and unpickled with `weights_only`, which
+refuses code. Shards are found through their index or by their names. What the tensors mean is
+decided elsewhere.
 """
 
 import json
@@ -25,22 +26,26 @@ _DTYPES = {
 
 
 def resolve_folder(name_or_path: str | Path, **hub: Any) -> Path:
-    """A local folder as it is; anything else is taken for a hub repository and downloaded (or found in the cache)."""
+    """A local folder as it is; anything else is taken for a hub repository and downloaded (or
+    found in the cache).
+    """
     folder = Path(name_or_path)
     if folder.is_dir():
         return folder
     name = str(name_or_path)
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise CheckpointError(
-            f"{name!r} is no folder; expected a model folder, a family name or a hub name 'owner/model'"
+            f"{name!r} is no folder; expected a model folder, a family name or a hub name "
+            "'owner/model'"
         )
     patterns = ["*.json", "*.model", "*.tiktoken", "*.safetensors", "*.bin", "*.jinja"]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, **hub))
     except Exception as error:  # the hub library raises a dozen kinds; all mean "not here"
         raise CheckpointError(
-            f"{name!r} is no local folder and could not be had from the hub ({type(error).__name__}); "
-            "check the name and the network, or give the path of a downloaded folder"
+            f"{name!r} is no local folder and could not be had from the hub "
+            f"({type(error).__name__}); check the name and the network, or give the path of a "
+            "downloaded folder"
         ) from error
 
 
@@ -92,7 +97,9 @@ class Checkpoint:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files of a folder: safetensors if there are any, `.bin` otherwise, all that the index names."""
+    """The weight files of a folder: safetensors if there are any, `.bin` otherwise, all that the
+    index names.
+    """
     for stem, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
         index = folder / f"{stem}{suffix}.index.json"
         if index.is_file():
@@ -107,7 +114,8 @@ def weight_files(folder: Path) -> list[Path]:
             absent = [name for name in names if not (folder / name).is_file()]
             if absent:
                 raise CheckpointError(
-                    f"{folder} lacks {len(absent)} of {len(names)} shards, first {absent[0]!r}; download them"
+                    f"{folder} lacks {len(absent)} of {len(names)} shards, first {absent[0]!r}; "
+                    "download them"
                 )
             return [folder / name for name in names]
         files = sorted(folder.glob(f"{stem}*{suffix}"))
@@ -134,7 +142,8 @@ def _open_bin(file: Path) -> dict[str, torch.Tensor]:
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
-            f"{file} holds more than tensors and was not opened: running it could do harm ({reason})"
+            f"{file} holds more than tensors and was not opened: running it could do harm "
+            f"({reason})"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]

@@ -1,7 +1,8 @@
 """The families of the papers as rows of one table: a configuration, a prompt format, an image rule.
 
-`build` makes a randomly initialised owl of any family. The `tiny-*` rows are the same architectures small enough for
-tests and demonstrations; they bring a byte-level tokenizer, so they need no file at all.
+`build` makes a randomly initialised owl of any family. The `tiny-*` rows are the same architectures
+small enough for tests and demonstrations; they bring a byte-level tokenizer, so they need no file
+at all.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from mplug_owl.models.adaptive import AdaptiveLlamaConfig
 from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration
 from mplug_owl.models.processor import OwlProcessor
 from mplug_owl.models.qwen1 import Qwen1Config
-from mplug_owl.models.tokenizers import BYTE_VOCABULARY, byte_tokenizer
+from mplug_owl.models.tokenizers import byte_tokenizer
 from mplug_owl.models.vision import OwlVisionConfig
 
 
@@ -37,7 +38,9 @@ class Family:
 
 @dataclass(frozen=True)
 class Size:
-    """What differs between the released size of a family and its tiny twin; empty means the defaults, which are released."""
+    """What differs between the released size of a family and its tiny twin; empty means the
+    defaults, which are released.
+    """
 
     vision: dict[str, Any] = field(default_factory=dict)
     bigg: dict[str, Any] = field(default_factory=dict)
@@ -47,7 +50,8 @@ class Size:
     qwen: dict[str, Any] = field(default_factory=dict)
 
 
-# The ViT of Owl2.1 could not be inspected: this is OpenCLIP bigG, its likely shape. Loading trusts the tensors.
+# The ViT of Owl2.1 could not be inspected: this is OpenCLIP bigG, its likely shape. Loading trusts
+# the tensors.
 _BIGG = {
     "hidden_size": 1664,
     "intermediate_size": 8192,
@@ -73,7 +77,7 @@ _VIT = {
     "image_size": 56,
 }
 _TEXT = {
-    "vocab_size": BYTE_VOCABULARY,
+    "vocab_size": 259,
     "hidden_size": 64,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -91,7 +95,9 @@ TINY = Size(
     bigg={**_VIT, "layer_norm_eps": 1e-5},
     abstractor={
         **{k: v for k, v in _VIT.items() if k != "image_size"},
-        "output_size": 64, "num_queries": 8, "attention_dropout": 0.0,
+        "output_size": 64,
+        "num_queries": 8,
+        "attention_dropout": 0.0,
     },
     llama={**_DECODER, "num_key_value_heads": 2, "max_position_embeddings": 2048},
     bloom={**_TEXT, "n_layer": 2, "n_head": 4},
@@ -210,12 +216,14 @@ def family(name: str) -> Family:
 def build(
     name: str, *, seed: int = 0, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[OwlForConditionalGeneration, OwlProcessor]:
-    """A randomly initialised owl of family `name` with its processor; the global random state is left as it was."""
+    """A randomly initialised owl of family `name` with its processor; the global random state is
+    left as it was.
+    """
     row = family(name)
     if row.repository is not None:
         raise ConfigError(
-            f"{name!r} is a released size without a tokenizer of its own; open its weights with {row.repository!r}, or "
-            "build its tiny twin (tiny-owl, tiny-owl-video, tiny-owl-bloomz, tiny-owl2, tiny-owl2.1)"
+            f"{name!r} is a released size without a tokenizer of its own; open its weights with "
+            f"{row.repository!r}, or build one of the tiny twins (tiny-owl, tiny-owl2 ...)"
         )
     config = row.config()
     with torch.random.fork_rng(devices=[]):

@@ -1,10 +1,12 @@
 """The owl: f_V, f_K and f_L composed into one Transformers model.
 
-Placeholders in `input_ids` are token ids; each stands for one position that the abstractor fills. The published
-vocabularies have no spare id, so there the image id is the number of embedding rows and the video id one more: they are
-never looked up, never sampled, and the embedding is never resized. This file knows nothing of text, chat or files.
+Placeholders in `input_ids` are token ids; each stands for one position that the abstractor fills.
+The published vocabularies have no spare id, so there the image id is the number of embedding rows
+and the video id one more: they are never looked up, never sampled, and the embedding is never
+resized. This file knows nothing of text, chat or files.
 
-Shapes: B batch, L row length, V vocabulary, D width, M images or videos, T frames, Q + 1 positions of one image.
+Shapes: B batch, L row length, V vocabulary, D width, M images or videos, T frames, Q + 1 positions
+of one image.
 """
 
 import torch
@@ -14,8 +16,6 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, BloomConfig, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.configuration_utils import SubConfigSpec
-from transformers.generation import GenerationMixin, LogitsProcessorList
-from transformers.masking_utils import create_masks_for_generate
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
     BaseModelOutputWithPooling,
@@ -25,9 +25,10 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import torch_compilable_check
 from transformers.utils.generic import can_return_tuple
 
-from mplug_owl.errors import RequestError
+from mplug_owl.errors import ConfigError, RequestError
 from mplug_owl.models.abstractor import OwlAbstractor, OwlAbstractorConfig
 from mplug_owl.models.bloom import OwlBloomModel
+from mplug_owl.models.generation import OwlGenerationMixin
 from mplug_owl.models.vision import OwlVisionConfig, OwlVisionModel
 
 IGNORED = -100  # label of a position that is not learnt from
@@ -54,10 +55,39 @@ class OwlConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs) -> None:
         super().__post_init__(**kwargs)
         self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
+        self.check_fit()
         if self.image_token_id is None:
             self.image_token_id = self.text_config.vocab_size
         if self.video_token_id is None:
             self.video_token_id = self.text_config.vocab_size + 1
+
+    def check_fit(self) -> None:
+        """The three modules must meet: widths, and the patch grid the position tables are for."""
+        vision, abstractor, text = self.vision_config, self.abstractor_config, self.text_config
+        meetings = [
+            (
+                "abstractor hidden_size",
+                abstractor.hidden_size,
+                "vision hidden_size",
+                vision.hidden_size,
+            ),
+            (
+                "abstractor output_size",
+                abstractor.output_size,
+                "text hidden_size",
+                text.hidden_size,
+            ),
+        ]
+        if abstractor.position_grid is not None:
+            side = abstractor.position_grid
+            meetings.append(
+                ("abstractor position_grid", side, "image_size / patch_size", vision.grid)
+            )
+        for name, value, other, expected in meetings:
+            if value != expected:
+                raise ConfigError(
+                    f"{name}={value} does not fit {other}={expected}: make them equal"
+                )
 
     @property
     def media_length(self) -> int:
@@ -110,7 +140,8 @@ class OwlModel(OwlPreTrainedModel):
         videos = list(pixel_values_videos)
         if not self.config.vision_config.temporal:
             return self.get_image_features(torch.cat(videos))
-        # Videos of one length run together; lengths are never padded to each other, so no frame can leak.
+        # Videos of one length run together; lengths are never padded to each other, so no frame can
+        # leak.
         summaries: list[Tensor] = [None] * len(videos)
         for frames in sorted({len(video) for video in videos}):
             members = [i for i, video in enumerate(videos) if len(video) == frames]
@@ -136,7 +167,9 @@ class OwlModel(OwlPreTrainedModel):
     def get_placeholder_mask(
         self, input_ids: Tensor, features: dict[str, Tensor | None]
     ) -> dict[str, Tensor]:
-        """Masks [B, L] of the image and video positions; their counts must equal the rows of `features`."""
+        """Masks [B, L] of the image and video positions; their counts must equal the rows of
+        `features`.
+        """
         masks = {}
         for modality in ("image", "video"):
             token_id = getattr(self.config, f"{modality}_token_id")
@@ -146,8 +179,9 @@ class OwlModel(OwlPreTrainedModel):
             torch_compilable_check(
                 mask.sum() == have,
                 lambda mask=mask, have=have, modality=modality, token_id=token_id: (
-                    f"{int(mask.sum())} {modality} position(s) (id {token_id}) in input_ids, but the {modality} "
-                    f"pixels give {have} ({self.config.media_length} each): every picture needs its placeholders"
+                    f"{int(mask.sum())} {modality} position(s) (id {token_id}) in input_ids, but "
+                    f"the {modality} pixels give {have} ({self.config.media_length} each): every "
+                    "picture needs its placeholders"
                 ),
                 RequestError,
             )
@@ -164,7 +198,8 @@ class OwlModel(OwlPreTrainedModel):
         return embeds
 
     def visual_index(self, input_ids: Tensor, features: dict[str, Tensor]) -> Tensor | None:
-        """Flat positions of all visual rows; their number is known, so no step waits for the device.
+        """Flat positions of all visual rows; their number is known, so no step waits for the
+        device.
 
         In training the index exists even when empty, so that the visual branch always takes part.
         """
@@ -189,12 +224,15 @@ class OwlModel(OwlPreTrainedModel):
         visual_index: Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPast:
-        """`visual_index` is needed only beside `inputs_embeds`; with `input_ids` it is found from them."""
+        """`visual_index` is needed only beside `inputs_embeds`; with `input_ids` it is found
+        from them.
+        """
         if (input_ids is None) == (inputs_embeds is None):
             raise RequestError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             features = self.media_features(pixel_values, pixel_values_videos, mm_encoder_outputs)
-            # A decode step holds no media; everything longer is checked, also when no pixels came with it.
+            # A decode step holds no media; everything longer is checked, also when no pixels came
+            # with it.
             may_hold_media = bool(features) or input_ids.shape[1] > 1 or past_key_values is None
             inputs_embeds = (
                 self.embed(input_ids, features) if may_hold_media else self.embed_text(input_ids)
@@ -208,7 +246,8 @@ class OwlModel(OwlPreTrainedModel):
         if visual_index is not None:
             kwargs["visual_index"] = visual_index
         if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
-            # Real tokens are numbered from 0 wherever the padding lies, so a padded row equals the row alone.
+            # Real tokens are numbered from 0 wherever the padding lies, so a padded row equals the
+            # row alone.
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[
                 :, -inputs_embeds.shape[1] :
             ]
@@ -226,7 +265,9 @@ class OwlModel(OwlPreTrainedModel):
         pixel_values_videos: Tensor | list[Tensor] | None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None,
     ) -> dict[str, Tensor]:
-        """The abstractor's rows by modality, computed here or brought along; only modalities that are there."""
+        """The abstractor's rows by modality, computed here or brought along; only modalities
+        that are there.
+        """
         outputs = dict(mm_encoder_outputs or {})
         for modality, pixels, encode in (
             ("image", pixel_values, self.get_image_features),
@@ -244,22 +285,11 @@ class OwlModel(OwlPreTrainedModel):
         }
 
 
-class WideLogitsProcessors(LogitsProcessorList):
-    """Lets processors that index scores by prompt ids meet the media ids, which lie beyond the vocabulary."""
-
-    def __init__(self, processors: LogitsProcessorList, extra: int) -> None:
-        super().__init__(processors)
-        self.extra = extra
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs) -> Tensor:
-        wide = F.pad(scores, (0, self.extra), value=float("-inf"))
-        return super().__call__(input_ids, wide, **kwargs)[:, : scores.shape[-1]]
-
-
 def token_loss(
     logits_BLV: Tensor, labels_BL: Tensor, num_items_in_batch: Tensor | int | None = None
 ) -> Tensor:
-    """Next-token cross entropy over supervised labels: their mean, or their sum over `num_items_in_batch`.
+    """Next-token cross entropy over supervised labels: their mean, or their sum over
+    `num_items_in_batch`.
 
     A batch without a supervised label gives 0 and zero gradients, where the mean would be NaN.
     """
@@ -272,7 +302,7 @@ def token_loss(
     return total / num_items_in_batch
 
 
-class OwlForConditionalGeneration(OwlPreTrainedModel, GenerationMixin):
+class OwlForConditionalGeneration(OwlPreTrainedModel, OwlGenerationMixin):
     """The owl with its language head: pictures, videos and text in, text out."""
 
     def __init__(self, config: OwlConfig) -> None:
@@ -315,8 +345,9 @@ class OwlForConditionalGeneration(OwlPreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         """Logits, and the loss if `labels` are given.
 
-        `num_items_in_batch` (supervised tokens of the whole step) turns the mean loss into a share of it; `ntk_alpha`
-        (Owl2.1) is the rotary stretch of each row, found from the prompt if left out.
+        `num_items_in_batch` (supervised tokens of the whole step) turns the mean loss into a share
+        of it; `ntk_alpha` (Owl2.1) is the rotary stretch of each row, found from the prompt if left
+        out.
         """
         if ntk_alpha is not None:
             kwargs["ntk_alpha"] = ntk_alpha
@@ -346,28 +377,3 @@ class OwlForConditionalGeneration(OwlPreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-    def generate(self, inputs: Tensor | None = None, **kwargs) -> Tensor:
-        """The library's `generate`, with Owl2.1's rotary stretch fixed once from the whole prompt."""
-        decoder = self.model.language_model
-        prompt = kwargs.get("input_ids", inputs)
-        if hasattr(decoder, "ntk_alpha") and prompt is not None and kwargs.get("ntk_alpha") is None:
-            mask = kwargs.get("attention_mask")
-            mask = torch.ones_like(prompt) if mask is None else mask
-            kwargs["ntk_alpha"] = decoder.ntk_alpha(mask.sum(-1))
-        return super().generate(inputs, **kwargs)
-
-    def create_masks_for_generate(self, config: PreTrainedConfig, **kwargs) -> Tensor | dict | None:
-        """What a static cache needs: 4-D masks, but for BLOOM the 2-D one that ALiBi is counted from."""
-        if not isinstance(config.get_text_config(), BloomConfig):
-            return create_masks_for_generate(config=config, **kwargs)
-        mask = kwargs["attention_mask"]
-        if mask is None or mask.ndim == 4:
-            return mask
-        return F.pad(mask, (0, kwargs["past_key_values"].get_max_length() - mask.shape[-1]))
-
-    def _get_logits_processor(self, *args, **kwargs) -> LogitsProcessorList:
-        processors = super()._get_logits_processor(*args, **kwargs)
-        highest = max(self.config.image_token_id, self.config.video_token_id)
-        extra = highest + 1 - self.config.text_config.vocab_size
-        return WideLogitsProcessors(processors, extra) if processors and extra > 0 else processors

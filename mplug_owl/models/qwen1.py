@@ -1,8 +1,10 @@
-"""The Qwen-1 decoder that Owl2.1 needs and Transformers 5 no longer has, with its modality-adaptive attention.
+"""The Qwen-1 decoder that Owl2.1 needs and Transformers 5 no longer has, with its modality-adaptive
+attention.
 
-Two things set it apart from Llama, and only outside training: dynamic NTK (a prompt longer than `seq_length` stretches
-the rotary base by a factor alpha that stays fixed while the answer is written) and log-n (queries beyond `seq_length`
-are scaled by the logarithm of their position). Modality adaptation splits the fused q, k, v projection alone.
+Two things set it apart from Llama, and only outside training: dynamic NTK (a prompt longer than
+`seq_length` stretches the rotary base by a factor alpha that stays fixed while the answer is
+written) and log-n (queries beyond `seq_length` are scaled by the logarithm of their position).
+Modality adaptation splits the fused q, k, v projection alone.
 
 Shapes: B batch, L row length, D width, H heads, K head width.
 """
@@ -128,7 +130,9 @@ class Qwen1Layer(GradientCheckpointingLayer):
 
 
 class Qwen1Model(PreTrainedModel):
-    """Decoder without head. `ntk_alpha` [B] fixes the rotary stretch; left out, it follows the first call on a cache."""
+    """Decoder without head. `ntk_alpha` [B] fixes the rotary stretch; left out, it follows the
+    first call on a cache.
+    """
 
     config: Qwen1Config
     base_model_prefix = "model"
@@ -151,7 +155,9 @@ class Qwen1Model(PreTrainedModel):
         self.post_init()
 
     def ntk_alpha(self, length_B: Tensor) -> Tensor:
-        """The stretch of the rotary base for prompts of so many real positions; 1 up to `seq_length`."""
+        """The stretch of the rotary base for prompts of so many real positions; 1 up to
+        `seq_length`.
+        """
         if self.training or not self.config.use_dynamic_ntk:
             return torch.ones_like(length_B, dtype=torch.float64)
         ratio = length_B.double() / self.config.seq_length
@@ -178,7 +184,9 @@ class Qwen1Model(PreTrainedModel):
         return (torch.log(position_ids.float() + 1) / torch.log(length)).clamp(min=1).to(dtype)
 
     def settle_alpha(self, position_ids: Tensor, past_key_values: Cache | None) -> Tensor:
-        """Alpha of this call: that of the keys already in the cache, or of the prompt that opens it."""
+        """Alpha of this call: that of the keys already in the cache, or of the prompt that opens
+        it.
+        """
         known = getattr(past_key_values, "ntk_alpha", None)
         if known is not None and past_key_values.get_seq_length() > 0:
             return known

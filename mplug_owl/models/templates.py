@@ -73,7 +73,9 @@ def _head(default: str) -> str:
         "{%- if messages and messages[0].role == 'system' -%}",
         "{%- set head = inline(messages[0].content) -%}{%- set turns = messages[1:] -%}",
         "{%- else -%}",
-        "{%- set head = system if system is defined and system is not none else " + repr(default) + " -%}",
+        "{%- set head = system if system is defined and system is not none else "
+        + repr(default)
+        + " -%}",
         "{%- set turns = messages -%}",
         "{%- endif -%}",
     )
@@ -152,11 +154,17 @@ def _owl2(
         "{%- set ns.sep = '" + sep + "' -%}",
         "{%- elif message.role == 'assistant' -%}",
         "{{- ns.sep + '" + roles[1] + ":' -}}",
-        "{%- generation -%}{{ ' ' + inline(message.content) + '" + end + "' }}{%- endgeneration -%}",
+        "{%- generation -%}{{ ' ' + inline(message.content) + '"
+        + end
+        + "' }}{%- endgeneration -%}",
         "{%- set ns.sep = '' -%}",
         _BAD_ROLE,
         "{%- endfor -%}",
-        "{%- if add_generation_prompt -%}{{ ns.sep + '" + roles[1] + ":" + prompt + "' }}{%- endif -%}",
+        "{%- if add_generation_prompt -%}{{ ns.sep + '"
+        + roles[1]
+        + ":"
+        + prompt
+        + "' }}{%- endif -%}",
     )
 
 

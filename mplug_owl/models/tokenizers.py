@@ -63,10 +63,17 @@ def llama_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
         [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
     special = [*kinds[2], *kinds[3]]
-    backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special])
+    backend.add_special_tokens(
+        [AddedToken(text, normalized=False, special=True) for text in special]
+    )
     backend.add_tokens([AddedToken(text, normalized=False) for text in kinds[4]])
     ids = proto.trainer_spec
-    names = {"unk_token": ids.unk_id, "bos_token": ids.bos_id, "eos_token": ids.eos_id, "pad_token": ids.pad_id}
+    names = {
+        "unk_token": ids.unk_id,
+        "bos_token": ids.bos_id,
+        "eos_token": ids.eos_id,
+        "pad_token": ids.pad_id,
+    }
     return _wrap(backend, {name: pieces[i] for name, i in names.items() if i >= 0})
 
 
@@ -82,7 +89,9 @@ def qwen_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     if not path.is_file():
         return _from_json(folder, ("<|endoftext|>",))
     letters = _byte_letters()
-    ranks = {"".join(letters[byte] for byte in token): rank for token, rank in _tiktoken(path).items()}
+    ranks = {
+        "".join(letters[byte] for byte in token): rank for token, rank in _tiktoken(path).items()
+    }
     # tiktoken takes a whole word that is a token as it is; so does `ignore_merges`.
     backend = Tokenizer(BPE(vocab=ranks, merges=_merges(ranks), ignore_merges=True))
     backend.normalizer = normalizers.NFC()
@@ -93,7 +102,9 @@ def qwen_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
         ]
     )
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in _QWEN_SPECIAL])
+    backend.add_special_tokens(
+        [AddedToken(text, normalized=False, special=True) for text in _QWEN_SPECIAL]
+    )
     return _wrap(backend, {"eos_token": _QWEN_SPECIAL[0], "pad_token": _QWEN_SPECIAL[0]})
 
 
@@ -104,7 +115,9 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     backend = Tokenizer(BPE(vocab={name: i for i, name in enumerate(names)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special])
+    backend.add_special_tokens(
+        [AddedToken(text, normalized=False, special=True) for text in special]
+    )
     return _wrap(backend, dict(zip(("unk_token", "bos_token", "eos_token"), special, strict=True)))
 
 
@@ -121,15 +134,27 @@ def _wrap(backend: Tokenizer, names: dict[str, str]) -> PreTrainedTokenizerFast:
 def _from_json(folder: Path, special: tuple[str, ...]) -> PreTrainedTokenizerFast:
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise CheckpointError(f"{folder} holds no tokenizer; expected the tokenizer files of the release")
+        raise CheckpointError(
+            f"{folder} holds no tokenizer; expected the tokenizer files of the release"
+        )
     try:
         backend = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception for whatever is wrong with the file
+    except (
+        Exception
+    ) as error:  # the library raises bare Exception for whatever is wrong with the file
         raise CheckpointError(f"{path} is no tokenizer ({error}); download it again") from None
     absent = [text for text in special if backend.token_to_id(text) is None]
     if absent:
-        raise CheckpointError(f"{path} lacks the special token {absent[0]!r}; take the tokenizer of the release")
-    roles = {"<unk>": "unk_token", "<s>": "bos_token", "</s>": "eos_token", "<pad>": "pad_token", "<|endoftext|>": "eos_token"}
+        raise CheckpointError(
+            f"{path} lacks the special token {absent[0]!r}; take the tokenizer of the release"
+        )
+    roles = {
+        "<unk>": "unk_token",
+        "<s>": "bos_token",
+        "</s>": "eos_token",
+        "<pad>": "pad_token",
+        "<|endoftext|>": "eos_token",
+    }
     return _wrap(backend, {roles[text]: text for text in special})
 
 
@@ -166,7 +191,9 @@ def _sentencepiece(path: Path) -> Any:
     if not proto.pieces or not any(piece.type == 2 for piece in proto.pieces):
         raise CheckpointError(f"{path} holds no vocabulary; download it again")
     if proto.trainer_spec.model_type != 2:
-        raise CheckpointError(f"{path} is a sentencepiece model of type {proto.trainer_spec.model_type}; expected BPE (2)")
+        raise CheckpointError(
+            f"{path} is a sentencepiece model of type {proto.trainer_spec.model_type}; expected BPE (2)"
+        )
     if proto.normalizer_spec.remove_extra_whitespaces:
         raise CheckpointError(
             f"{path} removes extra white space, which no released model does; "
@@ -185,9 +212,15 @@ def _tiktoken(path: Path) -> dict[bytes, int]:
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)
         except (ValueError, binascii.Error):
-            raise CheckpointError(f"{path}, line {number}: {line[:40]!r}; expected a base64 token and its rank") from None
+            raise CheckpointError(
+                f"{path}, line {number}: {line[:40]!r}; expected a base64 token and its rank"
+            ) from None
     if sorted(ranks.values()) != list(range(len(ranks))):
-        raise CheckpointError(f"{path}: {len(ranks)} tokens whose ranks are not 0 to {len(ranks) - 1}; download it again")
+        raise CheckpointError(
+            f"{path}: {len(ranks)} tokens whose ranks are not 0 to {len(ranks) - 1}; download it again"
+        )
     if any(bytes([byte]) not in ranks for byte in range(256)):
-        raise CheckpointError(f"{path}: some single bytes are no tokens; expected a byte-level vocabulary")
+        raise CheckpointError(
+            f"{path}: some single bytes are no tokens; expected a byte-level vocabulary"
+        )
     return ranks

@@ -1,0 +1,171 @@
+"""Pictures to pixel values, exactly as the original systems did it, for every picture.
+
+One rule, `aspect`, says how a picture becomes a square; the rest (RGB, 1/255, CLIP's mean and deviation) is shared.
+Everything is Pillow and numpy. This file reads no files and samples no videos; frames come decoded.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.image_processing_backends import PilBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.processing_utils import ImagesKwargs
+
+from mplug_owl.errors import CheckpointError, ConfigError, RequestError, did_you_mean
+
+MAX_INTERMEDIATE_PIXELS = 64_000_000  # an intermediate picture larger than this is never made
+
+
+class OwlImagesKwargs(ImagesKwargs, total=False):
+    aspect: str
+
+
+class OwlImageProcessorPil(PilBackend):
+    """`aspect` is one of:
+
+    "square" (Owl): resize to the square in the picture's own mode, so palettes stay palettes, then RGB;
+    "crop" (Owl video, Owl2 without a setting): shortest edge to the size, centre crop;
+    "pad" (Owl2): centre on a square canvas of the mean colour, then resize;
+    "resize" (Owl2, recommended): resize to the square of the longest edge, then to the size.
+    """
+
+    valid_kwargs = OwlImagesKwargs
+    aspect = "square"
+    size = {"height": 224, "width": 224}
+    resample = Image.Resampling.BICUBIC
+    image_mean = OPENAI_CLIP_MEAN
+    image_std = OPENAI_CLIP_STD
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+
+    @classmethod
+    def from_clip_config(cls, config: Mapping[str, Any], aspect: str) -> "OwlImageProcessorPil":
+        """Read a published preprocessor_config.json (that of a CLIP image processor).
+
+        Raises: CheckpointError where it asks for something no release does.
+        """
+        size = _edge(config.get("size", 224))
+        crop = _edge(config.get("crop_size", size))
+        if size != crop:
+            raise CheckpointError(f"preprocessor_config.json resizes to {size} and crops to {crop}; expected one size")
+        for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
+            if not config.get(step, True):
+                raise CheckpointError(f"preprocessor_config.json has {step}=false; expected a CLIP image processor")
+        kept = {key: config[key] for key in ("image_mean", "image_std", "resample", "rescale_factor") if key in config}
+        return cls(size={"height": size, "width": size}, aspect=aspect, **kept)
+
+    def _preprocess_image_like_inputs(
+        self,
+        images: Any,
+        *args: Any,
+        aspect: str,
+        size: Any,
+        resample: int,
+        rescale_factor: float,
+        image_mean: Any,
+        image_std: Any,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        if aspect not in _RULES:
+            raise ConfigError(f"unknown aspect {aspect!r}{did_you_mean(aspect, _RULES)}")
+        mean = np.asarray(image_mean, np.float32)[:, None, None]
+        std = np.asarray(image_std, np.float32)[:, None, None]
+        scale = np.float32(rescale_factor)
+        pixels = []
+        for image in images if isinstance(images, list | tuple) else [images]:
+            picture = _RULES[aspect](_eight_bit(as_picture(image)), size.height, Image.Resampling(resample), image_mean)
+            channels = np.asarray(picture, np.float32).transpose(2, 0, 1)
+            pixels.append((channels * scale - mean) / std)
+        return BatchFeature({"pixel_values": torch.from_numpy(np.stack(pixels))})
+
+
+def as_picture(image: Any) -> Image.Image:
+    """A Pillow image from a Pillow image, a path, a numpy array [H, W(, C)] or a torch tensor [C, H, W] of bytes."""
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, str):
+        try:
+            return Image.open(image)
+        except OSError as error:
+            raise RequestError(f"{image!r} cannot be opened as an image ({error}); give a path to an image file") from None
+    if isinstance(image, torch.Tensor):
+        image = image.cpu().numpy().transpose(1, 2, 0) if image.ndim == 3 else image.cpu().numpy()
+    if not isinstance(image, np.ndarray):
+        raise RequestError(f"an image of type {type(image).__name__}; expected a Pillow image, an array or a path")
+    if image.dtype != np.uint8:
+        raise RequestError(f"an image array of type {image.dtype}; expected uint8 from 0 to 255")
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
+    if image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4)):
+        return Image.fromarray(image)
+    raise RequestError(f"an image array of shape {list(image.shape)}; expected [H, W], [H, W, 3] (numpy) or [3, H, W] (torch)")
+
+
+def _eight_bit(picture: Image.Image) -> Image.Image:
+    """Sixteen-bit and float grey as ordinary grey; Pillow would clip the one and refuse to resize the other."""
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture)
+        wide = picture.mode != "I" or values.max(initial=0) > 255
+        return Image.fromarray((values // 257 if wide else values).clip(0, 255).astype(np.uint8))
+    if picture.mode == "F":
+        return Image.fromarray(np.asarray(picture).clip(0, 255).astype(np.uint8))
+    return picture
+
+
+def _square(picture: Image.Image, size: int, resample: Image.Resampling, mean: Any) -> Image.Image:
+    return picture.resize((size, size), resample).convert("RGB")
+
+
+def _crop(picture: Image.Image, size: int, resample: Image.Resampling, mean: Any) -> Image.Image:
+    picture = picture.convert("RGB")
+    width, height = picture.size
+    short, long = min(width, height), max(width, height)
+    resized = int(size * long / short)
+    if resized * size > MAX_INTERMEDIATE_PIXELS:
+        left, top = (width - short) / 2, (height - short) / 2
+        return picture.resize((size, size), resample, box=(left, top, left + short, top + short))
+    picture = picture.resize((size, resized) if width <= height else (resized, size), resample)
+    left, top = (picture.width - size) // 2, (picture.height - size) // 2
+    return picture.crop((left, top, left + size, top + size))
+
+
+def _pad(picture: Image.Image, size: int, resample: Image.Resampling, mean: Any) -> Image.Image:
+    picture = picture.convert("RGB")
+    side = max(picture.size)
+    if side * side > MAX_INTERMEDIATE_PIXELS:
+        side = int(MAX_INTERMEDIATE_PIXELS**0.5)
+        shrink = side / max(picture.size)
+        picture = picture.resize([max(round(edge * shrink), 1) for edge in picture.size], resample)
+    canvas = Image.new("RGB", (side, side), tuple(int(value * 255) for value in mean))
+    canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return canvas.resize((size, size), resample)
+
+
+def _resize(picture: Image.Image, size: int, resample: Image.Resampling, mean: Any) -> Image.Image:
+    picture = picture.convert("RGB")
+    side = max(picture.size)
+    if side * side <= MAX_INTERMEDIATE_PIXELS:
+        picture = picture.resize((side, side), Image.Resampling.BICUBIC)
+    return picture.resize((size, size), resample)
+
+
+_RULES: dict[str, Callable[[Image.Image, int, Image.Resampling, Any], Image.Image]] = {
+    "square": _square,
+    "crop": _crop,
+    "pad": _pad,
+    "resize": _resize,
+}
+
+
+def _edge(size: Any) -> int:
+    """The one number in a size, however it is written."""
+    values = set(size.values()) if isinstance(size, Mapping) else {size}
+    if len(values) != 1 or not isinstance(value := values.pop(), int):
+        raise CheckpointError(f"preprocessor_config.json has the size {size!r}; expected one number, for a square")
+    return value
