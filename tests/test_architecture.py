@@ -1,7 +1,7 @@
 """The architecture as a test: who may import whom, and how big things may get.
 
-Reads the sources as syntax trees; only the last test runs any of them. When a rule stands in the way of a feature,
-change the rule here and say why in a comment beside it.
+Reads the sources as syntax trees; only the last test runs any of them. When a rule stands in the
+way of a feature, change the rule here and say why in a comment beside it.
 """
 
 import ast
@@ -16,7 +16,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mplug_owl"
 
-# Lowest first. A unit is a file or a folder directly in the package; it may import itself and units of lower layers.
+# Lowest first. A unit is a file or a folder directly in the package; it may import itself and units
+# of lower layers.
 LAYERS = (
     ("errors",),
     ("settings", "messages", "media"),
@@ -59,7 +60,7 @@ every_module = pytest.mark.parametrize("module", SOURCES)
 
 
 class RuntimeImports(ast.NodeVisitor):
-    """Collects what a module imports when it runs, inside functions too, as absolute dotted names."""
+    """Collects what a module imports at run time, inside functions too, as absolute names."""
 
     def __init__(self, package: list[str]) -> None:
         self.package = package

@@ -10,7 +10,8 @@ from transformers.models.llama import modeling_llama
 
 from mplug_owl.errors import RequestError
 from mplug_owl.models.families import FAMILIES
-from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration, token_loss
+from mplug_owl.models.loss import token_loss
+from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 

@@ -1,10 +1,10 @@
 """The model family as Transformers classes; importing this registers it with the Auto classes.
 
 `load` opens anything that is an owl: a native folder, a published one, a hub name, or a family name
-of `families.py` (random weights). `AutoModelForImageTextToText.from_pretrained` opens native and
-published folders alike.
+of `families.py` (random weights). The Auto classes open native and published folders alike.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,10 +17,21 @@ from transformers import (
     AutoProcessor,
 )
 
+from mplug_owl.errors import CheckpointError, ConfigError, did_you_mean
 from mplug_owl.models.abstractor import OwlAbstractor, OwlAbstractorConfig
 from mplug_owl.models.adaptive import AdaptiveLlamaConfig, AdaptiveLlamaModel
+from mplug_owl.models.checkpoint import read_config, resolve_folder
+from mplug_owl.models.families import FAMILIES, build
+from mplug_owl.models.image_processor import OwlImageProcessorPil
+from mplug_owl.models.layouts import LAYOUTS
 from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration, OwlModel
-from mplug_owl.models.published import ALIASES
+from mplug_owl.models.processor import OwlProcessor
+from mplug_owl.models.published import (
+    ALIASES,
+    PublishedProcessor,
+    load_published,
+    published_processor,
+)
 from mplug_owl.models.qwen1 import Qwen1Config, Qwen1Model
 from mplug_owl.models.vision import OwlVisionConfig, OwlVisionModel
 
@@ -29,9 +40,12 @@ __all__ = [
     "OwlAbstractorConfig",
     "OwlConfig",
     "OwlForConditionalGeneration",
+    "OwlImageProcessorPil",
     "OwlModel",
+    "OwlProcessor",
     "OwlVisionConfig",
     "OwlVisionModel",
+    "load",
 ]
 
 for _config, _model in (
@@ -43,8 +57,61 @@ for _config, _model in (
 ):
     AutoConfig.register(_config.model_type, _config)
     AutoModel.register(_config, _model)
-for _config, _model in [(OwlConfig, OwlForConditionalGeneration), *ALIASES]:
+for _config, _model, _processor in (
+    (OwlConfig, OwlForConditionalGeneration, OwlProcessor),
+    *((config, model, PublishedProcessor) for config, model in ALIASES),
+):
     if _config is not OwlConfig:
         AutoConfig.register(_config.model_type, _config)
     AutoModelForImageTextToText.register(_config, _model)
     AutoModelForMultimodalLM.register(_config, _model)
+    AutoProcessor.register(_config, _processor)
+    AutoImageProcessor.register(_config, image_processor_classes={"pil": OwlImageProcessorPil})
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load(
+    name_or_path: str | Path, *, device: str = "auto", dtype: str | torch.dtype = "auto", **hub: Any
+) -> tuple[OwlForConditionalGeneration, OwlProcessor]:
+    """Open an owl with its processor.
+
+    `device="auto"` takes an NVIDIA GPU, then Apple's (untested), then the CPU. `dtype="auto"` keeps
+    the dtype of the files, but float16 becomes bfloat16 on a CPU, which computes float16 slowly.
+    """
+    device = pick_device(device)
+    name = str(name_or_path)
+    if name in FAMILIES:
+        return build(name, device=device, dtype=torch.float32 if dtype == "auto" else _dtype(dtype))
+    folder = resolve_folder(name_or_path, **hub)
+    raw = read_config(folder)
+    kind = raw["model_type"]
+    kept = dtype if dtype == "auto" else _dtype(dtype)
+    if kind in LAYOUTS:
+        model, report = load_published(folder, kept)
+        processor = published_processor(folder, raw, model.config, report)
+    elif kind == OwlConfig.model_type:
+        model = OwlForConditionalGeneration.from_pretrained(folder, dtype=kept)
+        processor = OwlProcessor.from_pretrained(folder)
+    else:
+        known = [OwlConfig.model_type, *LAYOUTS]
+        raise CheckpointError(f"{folder} is no owl: model_type {kind!r}{did_you_mean(kind, known)}")
+    if dtype == "auto" and device == "cpu" and model.dtype == torch.float16:
+        model = model.to(torch.bfloat16)
+    return model.to(device), processor
+
+
+def pick_device(device: str) -> str:
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _dtype(name: str | torch.dtype) -> torch.dtype:
+    if isinstance(name, torch.dtype):
+        return name
+    if name not in DTYPES:
+        raise ConfigError(f"unknown dtype {name!r}{did_you_mean(name, ['auto', *DTYPES])}")
+    return DTYPES[name]

@@ -11,11 +11,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import BloomConfig, LlamaConfig
+from transformers import BloomConfig, LlamaConfig, PreTrainedTokenizerFast
 
 from mplug_owl.errors import ConfigError, did_you_mean
 from mplug_owl.models.abstractor import OwlAbstractorConfig
 from mplug_owl.models.adaptive import AdaptiveLlamaConfig
+from mplug_owl.models.image_processor import OwlImageProcessorPil
 from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration
 from mplug_owl.models.processor import OwlProcessor
 from mplug_owl.models.qwen1 import Qwen1Config
@@ -213,6 +214,21 @@ def family(name: str) -> Family:
         raise ConfigError(f"unknown family {name!r}{did_you_mean(name, FAMILIES)}") from None
 
 
+def make_processor(
+    config: OwlConfig, tokenizer: PreTrainedTokenizerFast, prompt: str, aspect: str
+) -> OwlProcessor:
+    """The processor a model of this configuration was trained with."""
+    side = config.vision_config.image_size
+    return OwlProcessor.for_format(
+        prompt,
+        OwlImageProcessorPil(size={"height": side, "width": side}, aspect=aspect),
+        tokenizer,
+        image_token_id=config.image_token_id,
+        media_length=config.media_length,
+        temporal=config.vision_config.temporal,
+    )
+
+
 def build(
     name: str, *, seed: int = 0, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[OwlForConditionalGeneration, OwlProcessor]:
@@ -229,4 +245,4 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = OwlForConditionalGeneration(config).to(device=device, dtype=dtype).eval()
-    return model, OwlProcessor.for_family(config, byte_tokenizer(), row.prompt, row.aspect)
+    return model, make_processor(config, byte_tokenizer(), row.prompt, row.aspect)

@@ -53,11 +53,19 @@ class OwlImageProcessorPil(PilBackend):
         size = _edge(config.get("size", 224))
         crop = _edge(config.get("crop_size", size))
         if size != crop:
-            raise CheckpointError(f"preprocessor_config.json resizes to {size} and crops to {crop}; expected one size")
+            raise CheckpointError(
+                f"preprocessor_config.json resizes to {size} and crops to {crop}; expected one size"
+            )
         for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
             if not config.get(step, True):
-                raise CheckpointError(f"preprocessor_config.json has {step}=false; expected a CLIP image processor")
-        kept = {key: config[key] for key in ("image_mean", "image_std", "resample", "rescale_factor") if key in config}
+                raise CheckpointError(
+                    f"preprocessor_config.json has {step}=false; expected a CLIP image processor"
+                )
+        kept = {
+            key: config[key]
+            for key in ("image_mean", "image_std", "resample", "rescale_factor")
+            if key in config
+        }
         return cls(size={"height": size, "width": size}, aspect=aspect, **kept)
 
     def _preprocess_image_like_inputs(
@@ -79,7 +87,9 @@ class OwlImageProcessorPil(PilBackend):
         scale = np.float32(rescale_factor)
         pixels = []
         for image in images if isinstance(images, list | tuple) else [images]:
-            picture = _RULES[aspect](_eight_bit(as_picture(image)), size.height, Image.Resampling(resample), image_mean)
+            picture = _RULES[aspect](
+                _eight_bit(as_picture(image)), size.height, Image.Resampling(resample), image_mean
+            )
             channels = np.asarray(picture, np.float32).transpose(2, 0, 1)
             pixels.append((channels * scale - mean) / std)
         return BatchFeature({"pixel_values": torch.from_numpy(np.stack(pixels))})
@@ -93,18 +103,24 @@ def as_picture(image: Any) -> Image.Image:
         try:
             return Image.open(image)
         except OSError as error:
-            raise RequestError(f"{image!r} cannot be opened as an image ({error}); give a path to an image file") from None
+            raise RequestError(
+                f"{image!r} cannot be opened as an image ({error}); give a path to an image file"
+            ) from None
     if isinstance(image, torch.Tensor):
         image = image.cpu().numpy().transpose(1, 2, 0) if image.ndim == 3 else image.cpu().numpy()
     if not isinstance(image, np.ndarray):
-        raise RequestError(f"an image of type {type(image).__name__}; expected a Pillow image, an array or a path")
+        raise RequestError(
+            f"an image of type {type(image).__name__}; expected a Pillow image, an array or a path"
+        )
     if image.dtype != np.uint8:
         raise RequestError(f"an image array of type {image.dtype}; expected uint8 from 0 to 255")
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
     if image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4)):
         return Image.fromarray(image)
-    raise RequestError(f"an image array of shape {list(image.shape)}; expected [H, W], [H, W, 3] (numpy) or [3, H, W] (torch)")
+    raise RequestError(
+        f"an image array of shape {list(image.shape)}; expected [H, W], [H, W, 3] (numpy) or [3, H, W] (torch)"
+    )
 
 
 def _eight_bit(picture: Image.Image) -> Image.Image:
@@ -118,8 +134,28 @@ def _eight_bit(picture: Image.Image) -> Image.Image:
     return picture
 
 
+def scaled(picture: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    """`picture.resize`, the same under every version of Pillow.
+
+    Pillow rounds between its two passes, so their order shows. Up to version 12 the horizontal one came first; since 13,
+    which the reference pixels were made with, the vertical one does where the height shrinks much more than the width.
+    """
+    width, height = picture.size
+    if (
+        size[1] >= height
+        or height - size[1] <= 2 * (width - size[0])
+        or picture.mode in ("1", "P", "PA")
+    ):
+        return picture.resize(size, resample)
+    blended = {"RGBA": "RGBa", "LA": "La"}.get(
+        picture.mode, picture.mode
+    )  # colours weigh by their alpha
+    narrow = picture.convert(blended).resize((width, size[1]), resample).resize(size, resample)
+    return narrow.convert(picture.mode)
+
+
 def _square(picture: Image.Image, size: int, resample: Image.Resampling, mean: Any) -> Image.Image:
-    return picture.resize((size, size), resample).convert("RGB")
+    return scaled(picture, (size, size), resample).convert("RGB")
 
 
 def _crop(picture: Image.Image, size: int, resample: Image.Resampling, mean: Any) -> Image.Image:
@@ -130,7 +166,7 @@ def _crop(picture: Image.Image, size: int, resample: Image.Resampling, mean: Any
     if resized * size > MAX_INTERMEDIATE_PIXELS:
         left, top = (width - short) / 2, (height - short) / 2
         return picture.resize((size, size), resample, box=(left, top, left + short, top + short))
-    picture = picture.resize((size, resized) if width <= height else (resized, size), resample)
+    picture = scaled(picture, (size, resized) if width <= height else (resized, size), resample)
     left, top = (picture.width - size) // 2, (picture.height - size) // 2
     return picture.crop((left, top, left + size, top + size))
 
@@ -141,18 +177,19 @@ def _pad(picture: Image.Image, size: int, resample: Image.Resampling, mean: Any)
     if side * side > MAX_INTERMEDIATE_PIXELS:
         side = int(MAX_INTERMEDIATE_PIXELS**0.5)
         shrink = side / max(picture.size)
-        picture = picture.resize([max(round(edge * shrink), 1) for edge in picture.size], resample)
+        width, height = (max(round(edge * shrink), 1) for edge in picture.size)
+        picture = scaled(picture, (width, height), resample)
     canvas = Image.new("RGB", (side, side), tuple(int(value * 255) for value in mean))
     canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
-    return canvas.resize((size, size), resample)
+    return scaled(canvas, (size, size), resample)
 
 
 def _resize(picture: Image.Image, size: int, resample: Image.Resampling, mean: Any) -> Image.Image:
     picture = picture.convert("RGB")
     side = max(picture.size)
     if side * side <= MAX_INTERMEDIATE_PIXELS:
-        picture = picture.resize((side, side), Image.Resampling.BICUBIC)
-    return picture.resize((size, size), resample)
+        picture = scaled(picture, (side, side), Image.Resampling.BICUBIC)
+    return scaled(picture, (size, size), resample)
 
 
 _RULES: dict[str, Callable[[Image.Image, int, Image.Resampling, Any], Image.Image]] = {
@@ -167,5 +204,7 @@ def _edge(size: Any) -> int:
     """The one number in a size, however it is written."""
     values = set(size.values()) if isinstance(size, Mapping) else {size}
     if len(values) != 1 or not isinstance(value := values.pop(), int):
-        raise CheckpointError(f"preprocessor_config.json has the size {size!r}; expected one number, for a square")
+        raise CheckpointError(
+            f"preprocessor_config.json has the size {size!r}; expected one number, for a square"
+        )
     return value

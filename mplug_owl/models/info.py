@@ -1,17 +1,35 @@
 """What a model is, without loading it: `describe` fills the card that `owl info` prints.
 
-Everything comes from configurations, file headers and a model on the meta device; no weight is read or made. How fast
-or how good a model is, it does not know.
+Everything comes from configurations, file headers and a model on the meta device; no weight is read
+or made. How fast or how good a model is, it does not know.
 """
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
-from mplug_owl.models.checkpoint import read_config, resolve_folder
+import torch
+from torch import nn
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from mplug_owl.errors import CheckpointError, did_you_mean
+from mplug_owl.models.checkpoint import Checkpoint, read_config, resolve_folder
 from mplug_owl.models.families import FAMILIES
-from mplug_owl.models.published import LAYOUTS, open_published
+from mplug_owl.models.layouts import LAYOUTS
+from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration
+from mplug_owl.models.processor import OwlProcessor
+from mplug_owl.models.published import open_published
+from mplug_owl.models.templates import FORMATS
 
 GIB = 2**30
+EXAMPLE = [
+    {
+        "role": "user",
+        "content": [{"type": "image"}, {"type": "text", "text": "What is in the picture?"}],
+    }
+]
 
 
 @dataclass(frozen=True)
@@ -76,8 +94,104 @@ def describe(name_or_path: str | Path) -> Card:
     if name in FAMILIES:
         row = FAMILIES[name]
         weights = f"released as {row.repository}" if row.repository else "random weights"
-        return card(name, f"{row.summary}; {weights}", row.config(), {}, row.prompt, None)
+        templates = FORMATS[row.prompt].templates
+        return _card(name, f"{row.summary}; {weights}", row.config(), templates)
     folder = resolve_folder(name_or_path)
     raw = read_config(folder)
-    if raw["model_type"] in LAYOUTS:
+    kind = raw["model_type"]
+    if kind in LAYOUTS:
         config, _, checkpoint, report = open_published(folder, raw)
+        layout = LAYOUTS[kind]
+        origin = f"published {layout} layout"
+        return _card(name, origin, config, FORMATS[layout].templates, checkpoint, str(report))
+    if kind != OwlConfig.model_type:
+        known = (OwlConfig.model_type, *LAYOUTS)
+        raise CheckpointError(f"{folder} is no owl: model_type {kind!r}{did_you_mean(kind, known)}")
+    processor = OwlProcessor.from_pretrained(folder)
+    config = OwlConfig.from_pretrained(folder)
+    return _card(name, "native layout", config, processor.chat_template, Checkpoint(folder))
+
+
+def _card(
+    name: str,
+    origin: str,
+    config: OwlConfig,
+    templates: Mapping[str, str],
+    checkpoint: Checkpoint | None = None,
+    report: str | None = None,
+) -> Card:
+    with torch.device("meta"):
+        model = OwlForConditionalGeneration(config)
+        model.tie_weights()
+    modules = _modules(model)
+    prompts, _ = render_jinja_template(
+        conversations=[EXAMPLE], chat_template=templates["default"], add_generation_prompt=True
+    )
+    temporal = config.vision_config.temporal
+    rows = config.media_length
+    return Card(
+        name=name,
+        origin=origin,
+        modules=modules,
+        parameters=sum(module.parameters for module in modules),
+        dtypes=_dtypes(checkpoint),
+        memory=_memory(model),
+        image_size=config.vision_config.image_size,
+        positions_per_image=rows,
+        positions_per_frame=None if temporal else rows,
+        video=(
+            f"{rows} positions, however many frames: the temporal branch sums them up"
+            if temporal
+            else f"{rows} positions a frame: each sampled frame counts as an image"
+        ),
+        templates=sorted(templates),
+        prompt=prompts[0],
+        report=report,
+    )
+
+
+def _modules(model: OwlForConditionalGeneration) -> list[ModuleCard]:
+    config = model.config
+    vision, abstractor, text = config.vision_config, config.abstractor_config, config.text_config
+    owl = model.model
+    time = ", temporal" if vision.temporal else ""
+    head = "" if config.tie_word_embeddings else "; head"
+    return [
+        ModuleCard(
+            "vision",
+            f"f_V: {vision.num_hidden_layers} layers, {vision.hidden_size} wide, "
+            f"{vision.num_tokens} tokens{time}",
+            _count(owl.vision.parameters()),
+        ),
+        ModuleCard(
+            "abstractor",
+            f"f_K: {abstractor.num_hidden_layers} layers, {abstractor.num_queries} queries{time}",
+            _count(owl.abstractor.parameters()),
+        ),
+        ModuleCard(
+            "language",
+            f"f_L: {text.model_type}, {text.num_hidden_layers} layers, {text.hidden_size} wide, "
+            f"{text.vocab_size} words{head}",
+            _count({*owl.language_model.parameters(), *model.lm_head.parameters()}),
+        ),
+    ]
+
+
+def _count(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def _dtypes(checkpoint: Checkpoint | None) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for name in checkpoint or ():
+        assert checkpoint is not None
+        counts[str(checkpoint.dtype(name)).removeprefix("torch.")] += prod(checkpoint.shape(name))
+    return dict(counts)
+
+
+def _memory(model: OwlForConditionalGeneration) -> dict[str, int]:
+    """Bytes of the weights; int8 keeps one bfloat16 scale for each row of a linear layer."""
+    count = _count(model.parameters())
+    linear = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
+    saved = sum(weight.numel() - 2 * weight.shape[0] for weight in linear)
+    return {"float32": 4 * count, "bfloat16": 2 * count, "int8": 2 * count - saved}

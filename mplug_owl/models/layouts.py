@@ -9,9 +9,10 @@ tensors decide, in `published.py`.
 import re
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
-from mplug_owl.errors import CheckpointError
+from mplug_owl.errors import CheckpointError, ConfigError
 from mplug_owl.models.abstractor import OwlAbstractorConfig
 from mplug_owl.models.adaptive import AdaptiveLlamaConfig
 from mplug_owl.models.owl import OwlConfig
@@ -114,9 +115,14 @@ def translate(raw: dict[str, Any]) -> OwlConfig:
     """A published config.json as ours, with the defaults of the original classes where it is
     silent.
     """
-    layout = LAYOUTS[raw["model_type"]]
-    if layout == "owl":
-        return _translate_owl(raw)
+    try:
+        return _translate_owl(raw) if LAYOUTS[raw["model_type"]] == "owl" else _translate_owl2(raw)
+    except (StrictDataclassError, ConfigError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"config.json: {reason}; take it from the release again") from None
+
+
+def _translate_owl2(raw: dict[str, Any]) -> OwlConfig:
     visual = raw.get("visual_config") or {}
     vision = _pick(visual.get("visual_model") or {}, OwlVisionConfig, {})
     vision.pop("position_rows", None)
@@ -128,7 +134,7 @@ def translate(raw: dict[str, Any]) -> OwlConfig:
             "visual_abstractor has add_v2t_pos_emb=true, which no released model uses; "
             "expected false"
         )
-    if layout == "owl2":
+    if LAYOUTS[raw["model_type"]] == "owl2":
         keep = {k: raw[k] for k in ("rope_theta", "rope_scaling", *_GENERAL) if k in raw}
         text = AdaptiveLlamaConfig(
             **{**_pick(raw, AdaptiveLlamaConfig, {}), **keep, "architectures": None}

@@ -9,9 +9,11 @@ Shapes: B batch, L row length, V vocabulary, D width, M images or videos, T fram
 of one image.
 """
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, BloomConfig, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
@@ -25,13 +27,12 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import torch_compilable_check
 from transformers.utils.generic import can_return_tuple
 
-from mplug_owl.errors import ConfigError, RequestError
+from mplug_owl.errors import CheckpointError, ConfigError, RequestError
 from mplug_owl.models.abstractor import OwlAbstractor, OwlAbstractorConfig
 from mplug_owl.models.bloom import OwlBloomModel
 from mplug_owl.models.generation import OwlGenerationMixin
+from mplug_owl.models.loss import IGNORED, token_loss
 from mplug_owl.models.vision import OwlVisionConfig, OwlVisionModel
-
-IGNORED = -100  # label of a position that is not learnt from
 
 
 @strict
@@ -285,23 +286,6 @@ class OwlModel(OwlPreTrainedModel):
         }
 
 
-def token_loss(
-    logits_BLV: Tensor, labels_BL: Tensor, num_items_in_batch: Tensor | int | None = None
-) -> Tensor:
-    """Next-token cross entropy over supervised labels: their mean, or their sum over
-    `num_items_in_batch`.
-
-    A batch without a supervised label gives 0 and zero gradients, where the mean would be NaN.
-    """
-    logits = logits_BLV[:, :-1].flatten(0, 1)
-    labels = labels_BL[:, 1:].flatten().to(logits.device)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    total = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
-    if num_items_in_batch is None:
-        num_items_in_batch = (labels != IGNORED).sum().clamp(min=1)
-    return total / num_items_in_batch
-
-
 class OwlForConditionalGeneration(OwlPreTrainedModel, OwlGenerationMixin):
     """The owl with its language head: pictures, videos and text in, text out."""
 
@@ -324,6 +308,28 @@ class OwlForConditionalGeneration(OwlPreTrainedModel, OwlGenerationMixin):
         self, pixel_values_videos: Tensor | list[Tensor], **kwargs
     ) -> BaseModelOutputWithPooling:
         return self.model.get_video_features(pixel_values_videos, **kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
+    ) -> Any:
+        """The library's, but weights that are missing or do not fit are an error, not a warning."""
+        try:
+            model, info = super().from_pretrained(
+                name_or_path, *args, output_loading_info=True, **kwargs
+            )
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"{name_or_path}: weights cannot be read ({error}); copy or download them again"
+            ) from None
+        for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+            if info[what]:
+                first = min(map(str, info[what]))
+                raise CheckpointError(
+                    f"{name_or_path}: {len(info[what])} {what.replace('_', ' ')}, first {first!r}; "
+                    "expected exactly the weights its config.json describes"
+                )
+        return (model, info) if output_loading_info else model
 
     @can_return_tuple
     def forward(

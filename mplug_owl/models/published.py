@@ -8,18 +8,20 @@ tensor that is missing and cannot be derived is an error, never a random initial
 any other contradiction.
 """
 
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from mplug_owl.errors import CheckpointError
 from mplug_owl.models.abstractor import compute_tables
 from mplug_owl.models.checkpoint import Checkpoint, read_config, resolve_folder
+from mplug_owl.models.families import make_processor
+from mplug_owl.models.image_processor import OwlImageProcessorPil
 from mplug_owl.models.layouts import (
     ABSTRACTOR_PREFIX,
     LAYOUTS,
@@ -28,6 +30,10 @@ from mplug_owl.models.layouts import (
     translate,
 )
 from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration
+from mplug_owl.models.processor import OwlProcessor
+from mplug_owl.models.tokenizers import bloom_tokenizer, llama_tokenizer, qwen_tokenizer
+
+HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only")
 
 # Buffers that old Transformers versions stored and every version can compute.
 COMPUTED = re.compile(r"(rotary_emb\.inv_freq|masked_bias|attn\.bias|position_ids|logn_tensor)$")
@@ -137,13 +143,17 @@ def match(
 
 
 def position_tables(config: OwlConfig) -> dict[str, torch.Tensor]:
-    """The abstractor's position tables by native name, computed; one pair serves every layer."""
-    abstractor = config.abstractor_config
-    if abstractor.position_grid is None:
-        return {}
-    queries, keys = compute_tables(abstractor, torch.device("cpu"))
-    stems = [f"model.abstractor.layers.{i}.attention" for i in range(abstractor.num_hidden_layers)]
-    return {f"{s}.q_pos_embed": queries for s in stems} | {f"{s}.k_pos_embed": keys for s in stems}
+    """The abstractor's position tables by native name, computed; alike in every layer."""
+    tables = {}
+    if config.abstractor_config.position_grid is not None:
+        queries, keys = compute_tables(config.abstractor_config, torch.device("cpu"))
+        for i in range(config.abstractor_config.num_hidden_layers):
+            stem = f"model.abstractor.layers.{i}.attention."
+            tables[stem + "q_pos_embed"], tables[stem + "k_pos_embed"] = (
+                queries.clone(),
+                keys.clone(),
+            )
+    return tables
 
 
 def open_published(
@@ -153,13 +163,7 @@ def open_published(
     layout = LAYOUTS[raw["model_type"]]
     report = LoadReport(source=str(folder), layout=layout)
     checkpoint = Checkpoint(folder)
-    try:
-        config = translate(raw)
-    except StrictDataclassError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{folder}/config.json: {reason}; take it from the release again"
-        ) from None
+    config = translate(raw)
     settle(config, checkpoint, layout, report)
     return config, match(config, checkpoint, layout, report), checkpoint, report
 
@@ -180,13 +184,21 @@ class PublishedOwl(OwlForConditionalGeneration):
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, *args: Any, **kwargs: Any) -> Any:
-        hub = {
-            k: kwargs.pop(k)
-            for k in ("revision", "token", "cache_dir", "local_files_only")
-            if k in kwargs
-        }
+        hub = {k: kwargs.pop(k) for k in HUB_ARGUMENTS if k in kwargs}
         kwargs.pop("config", None)  # the one AutoConfig read has not seen the tensors
         return load_published(resolve_folder(name_or_path, **hub), **kwargs)[0]
+
+
+class PublishedProcessor(OwlProcessor):
+    """Opens the processor files of a published folder; what comes back is an `OwlProcessor`."""
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, **kwargs: Any) -> OwlProcessor:
+        hub = {k: kwargs[k] for k in HUB_ARGUMENTS if k in kwargs}
+        folder = resolve_folder(name_or_path, **hub)
+        raw = read_config(folder)
+        config, _, _, report = open_published(folder, raw)
+        return published_processor(folder, raw, config, report)
 
 
 def _alias(model_type: str) -> tuple[type[OwlConfig], type[OwlForConditionalGeneration]]:
@@ -201,11 +213,54 @@ def _alias(model_type: str) -> tuple[type[OwlConfig], type[OwlForConditionalGene
 ALIASES = [_alias(model_type) for model_type in LAYOUTS]
 
 
+def published_processor(
+    folder: Path, raw: dict[str, Any], config: OwlConfig, report: LoadReport
+) -> OwlProcessor:
+    """Tokenizer and image rule of a published folder, under the layout's own prompt format."""
+    if report.layout == "owl2.1":
+        tokenizer = qwen_tokenizer(folder)
+    elif config.text_config.model_type == "bloom":
+        tokenizer = bloom_tokenizer(folder)
+    else:
+        tokenizer = llama_tokenizer(folder)
+    aspect = "crop" if config.vision_config.temporal else "square"
+    if report.layout != "owl":
+        aspect = raw.get("image_aspect_ratio")
+        if aspect not in ("pad", "resize"):
+            said = f"image_aspect_ratio={aspect!r}" if aspect else "no image_aspect_ratio"
+            report.derived.append(
+                f"pictures resized to a square, as recommended ({said} in config.json)"
+            )
+            aspect = "resize"
+    processor = make_processor(config, tokenizer, report.layout, aspect)
+    rule = folder / "preprocessor_config.json"
+    if rule.is_file():
+        processor.image_processor = read_image_rule(rule, aspect, config.vision_config.image_size)
+    else:
+        report.derived.append("the image rule of CLIP (there is no preprocessor_config.json)")
+    return processor
+
+
+def read_image_rule(path: Path, aspect: str, side: int) -> OwlImageProcessorPil:
+    """preprocessor_config.json, which must make pictures of the side the vision model takes."""
+    try:
+        rule = OwlImageProcessorPil.from_clip_config(json.loads(path.read_text()), aspect)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    if rule.size["height"] != side:
+        raise CheckpointError(
+            f"{path} makes pictures of {rule.size['height']} pixels, but the vision model takes "
+            f"{side}; take all files from one release"
+        )
+    return rule
+
+
 def load_published(
     folder: Path, dtype: torch.dtype | str = "auto", **kwargs: Any
 ) -> tuple[OwlForConditionalGeneration, LoadReport]:
-    """Open a published folder; `dtype="auto"` keeps that of the files. `kwargs` go to the
-    library's `from_pretrained`.
+    """Open a published folder; `dtype="auto"` keeps that of the files.
+
+    `kwargs` go to the library's `from_pretrained`.
     """
     config, tensors, checkpoint, report = open_published(folder, read_config(folder))
     if dtype == "auto":
@@ -213,5 +268,27 @@ def load_published(
     model = OwlForConditionalGeneration.from_pretrained(
         None, config=config, state_dict=tensors, dtype=dtype, **kwargs
     )
-    model.generation_config.eos_token_id = config.text_config.eos_token_id
     return model, report
+
+
+def convert(
+    source: str | Path, out: str | Path, *, dtype: torch.dtype | str = "auto", **hub: Any
+) -> LoadReport:
+    """Write a published checkpoint as a native folder, model and processor.
+
+    Raises: CheckpointError if `source` is no published checkpoint or `out` holds files already.
+    """
+    folder, out = resolve_folder(source, **hub), Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} exists and is not an empty folder; give another place")
+    raw = read_config(folder)
+    if raw["model_type"] not in LAYOUTS:
+        raise CheckpointError(
+            f"{folder} has model_type {raw['model_type']!r}; expected a published checkpoint: "
+            f"{', '.join(LAYOUTS)}"
+        )
+    model, report = load_published(folder, dtype)
+    processor = published_processor(folder, raw, model.config, report)
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+    return report

@@ -1,15 +1,20 @@
-"""The prompt formats: the words around a conversation, as Jinja chat templates, and how each format is cut into tokens.
+"""The prompt formats: the words around a conversation, as Jinja chat templates, and how each
+format is cut into tokens.
 
-A template marks what the model should learn to say with `{% generation %}`, so labels come from the very text that is
-tokenised. Pictures that precede the text of a message stand where the original systems put them; a picture after a text
-part, even an empty one, stays inline where it is. This file knows no tokenizer and no image.
+A template marks what the model should learn to say with `{% generation %}`, so labels come from the
+very text that is tokenised. Pictures that precede the text of a message stand where the original
+systems put them; a picture after a text part, even an empty one, stays inline where it is. This
+file knows no tokenizer and no image.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
-from mplug_owl.errors import ConfigError, did_you_mean
+from mplug_owl.errors import ConfigError, RequestError, did_you_mean
+
+ROLES = ("system", "user", "assistant")
 
 OWL_SYSTEM = (
     "The following is a conversation between a curious human and AI assistant. "
@@ -49,7 +54,7 @@ class PromptFormat:
 
 
 def _joined(*lines: str) -> str:
-    """A template from its lines: white space between them is layout, white space inside them is text."""
+    """A template from its lines: white space around a line is layout, inside it is text."""
     return "".join(line.strip() for line in lines)
 
 
@@ -61,14 +66,13 @@ def _inline(image: str, video: str) -> str:
         "{%- if part.type == 'image' -%}{{ '" + image + "' }}",
         "{%- elif part.type == 'video' -%}{{ '" + video + "' }}",
         "{%- elif part.type == 'text' -%}{{ part.text }}",
-        "{%- else -%}{{ raise_exception('content part of type ' + part.type ~ '; expected text, image or video') }}",
         "{%- endif -%}{%- endfor -%}{%- endif -%}",
         "{%- endmacro -%}",
     )
 
 
 def _head(default: str) -> str:
-    """Find the system text: a system message wins over the variable `system`, which wins over the format's own."""
+    """Find the system text: a system message, else the variable `system`, else the format's own."""
     return _joined(
         "{%- if messages and messages[0].role == 'system' -%}",
         "{%- set head = inline(messages[0].content) -%}{%- set turns = messages[1:] -%}",
@@ -81,15 +85,8 @@ def _head(default: str) -> str:
     )
 
 
-_BAD_ROLE = _joined(
-    "{%- else -%}",
-    "{{ raise_exception('role ' ~ message.role ~ ' here; expected user or assistant (a system message comes first)') }}",
-    "{%- endif -%}",
-)
-
-
 def _owl(system: str, *, prompt: str = "AI: ", end: str = "") -> str:
-    """Lines `Human: <image>` for each leading picture, `Human: text` and `AI: text`, separated by newlines.
+    """Lines `Human: <image>` for each leading picture, `Human: text` and `AI: text`.
 
     Upstream does not learn an empty answer in a row with pictures, and does in a row without.
     """
@@ -102,7 +99,8 @@ def _owl(system: str, *, prompt: str = "AI: ", end: str = "") -> str:
         "{%- for message in turns -%}",
         "{%- set turn = namespace(open=false) -%}",
         "{%- if message.role == 'user' -%}",
-        "{%- for part in ([{'type': 'text', 'text': message.content}] if message.content is string else message.content) -%}",
+        "{%- set text = [{'type': 'text', 'text': message.content}] -%}",
+        "{%- for part in (text if message.content is string else message.content) -%}",
         "{%- if part.type != 'text' -%}{%- set ns.media = true -%}{%- endif -%}",
         "{%- if not turn.open -%}{{ ns.sep + 'Human: ' }}{%- set ns.sep = '\\n' -%}{%- endif -%}",
         "{%- if part.type == 'text' -%}{%- set turn.open = true -%}{%- endif -%}",
@@ -114,7 +112,7 @@ def _owl(system: str, *, prompt: str = "AI: ", end: str = "") -> str:
         "{%- generation -%}{{ answer }}",
         "{%- if answer or not ns.media -%}{{ '" + end + "' }}{%- endif -%}",
         "{%- endgeneration -%}",
-        _BAD_ROLE,
+        "{%- endif -%}",
         "{%- endfor -%}",
         "{%- if add_generation_prompt -%}{{ ns.sep + '" + prompt + "' }}{%- endif -%}",
     )
@@ -129,9 +127,11 @@ def _owl2(
     prompt: str = "",
     media_first: bool = False,
 ) -> str:
-    """`USER: <|image|>text ASSISTANT: text</s>`; with `media_first`, pictures open their turn on a line of their own.
+    """`USER: <|image|>text ASSISTANT: text</s>`; with `media_first`, pictures open their turn on a
+    line of their own.
 
-    The space before an answer belongs to the span: to the tokenizers of these families it is part of the first token.
+    The space before an answer belongs to the span: to the tokenizers of these families it is part
+    of the first token.
     """
     image, video = "<|image|>", "<|video|>"
     moved = _joined(
@@ -139,7 +139,8 @@ def _owl2(
         "{%- else -%}",
         "{%- set media = message.content | rejectattr('type', 'equalto', 'text') | list -%}",
         "{%- set text = inline(message.content | selectattr('type', 'equalto', 'text') | list) -%}",
-        "{%- if media -%}{{ inline(media) + '\\n' + text | trim }}{%- else -%}{{ text }}{%- endif -%}",
+        "{%- if media -%}{{ inline(media) + '\\n' + text | trim }}",
+        "{%- else -%}{{ text }}{%- endif -%}",
         "{%- endif -%}",
     )
     user = moved if media_first else "{{- inline(message.content) -}}"
@@ -158,7 +159,7 @@ def _owl2(
         + end
         + "' }}{%- endgeneration -%}",
         "{%- set ns.sep = '' -%}",
-        _BAD_ROLE,
+        "{%- endif -%}",
         "{%- endfor -%}",
         "{%- if add_generation_prompt -%}{{ ns.sep + '"
         + roles[1]
@@ -173,6 +174,7 @@ _OWL2_TEMPLATES = MappingProxyType(
         "default": _owl2(),
         "evaluation": _owl2(prompt=" "),
         "training": _owl2(VICUNA_SYSTEM, media_first=True),
+        "v1": _owl2(VICUNA_SYSTEM),
         "v0": _owl2(V0_SYSTEM, roles=("Human", "Assistant"), sep="###", end="###"),
     }
 )
@@ -224,3 +226,52 @@ def prompt_format(name: str) -> PromptFormat:
     if name not in FORMATS:
         raise ConfigError(f"unknown prompt format {name!r}{did_you_mean(name, FORMATS)}")
     return FORMATS[name]
+
+
+def plain_messages(messages: Sequence[Any]) -> list[dict[str, Any]]:
+    """A conversation without its pictures, checked, as the templates read it.
+
+    Raises: RequestError where a role or a content part is not what a template can render.
+    """
+    plain = []
+    for number, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise RequestError(f"message {number} is a {type(message).__name__}; expected a dict")
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES:
+            hint = did_you_mean(str(role), ROLES)
+            raise RequestError(f"message {number} has the role {role!r}{hint}")
+        if role == "system" and number:
+            raise RequestError(f"message {number} is a system message; expected it first")
+        if not isinstance(content, str):
+            if not isinstance(content, list | tuple):
+                found = type(content).__name__
+                raise RequestError(f"message {number}: content is {found}; expected text or parts")
+            content = [_plain_part(part, number) for part in content]
+        plain.append({"role": role, "content": content})
+    return plain
+
+
+def _plain_part(part: Any, number: int) -> dict[str, str]:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind == "text" and isinstance(part.get("text"), str):
+        return {"type": "text", "text": part["text"]}
+    if kind in ("image", "video"):
+        return {"type": kind}
+    raise RequestError(
+        f"message {number} has a part of type {kind!r}; expected 'text' with a text, 'image' or "
+        "'video' (mplug_owl.messages reads other forms, such as image_url)"
+    )
+
+
+def carried_media(messages: Sequence[Mapping[str, Any]], kind: str) -> list[Any]:
+    """The pictures ("image") or clips ("video") that content parts hold, in reading order."""
+    contents = [message["content"] for message in messages]
+    parts = [part for content in contents if not isinstance(content, str) for part in content]
+    return [
+        part[key]
+        for part in parts
+        if part["type"] == kind
+        for key in (kind, "path", "url")
+        if part.get(key) is not None
+    ]

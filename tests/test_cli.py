@@ -1,0 +1,208 @@
+"""The command line: what it says, how it fails, and the conversation at the terminal."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from mplug_owl.messages import ImagePart, VideoPart
+
+from mplug_owl import cli, load
+from mplug_owl.errors import DataError, RequestError
+
+COMMANDS = ("chat", "info", "convert", "bench", "demo")
+
+
+def failure(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line on stderr of a command line that must fail with status 2."""
+    assert cli.main(words) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert line.startswith("owl: ")
+    return line
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, *lines: str | type[BaseException]) -> None:
+    """Let `input` return these lines, then the end of the input."""
+    waiting: Iterator[str | type[BaseException]] = iter(lines)
+
+    def read(prompt: str) -> str:
+        line = next(waiting, EOFError)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    monkeypatch.setattr("builtins.input", read)
+
+
+@pytest.mark.parametrize("words", [["--help"], []])
+def test_help_fits_a_screen_and_teaches(words: list[str]) -> None:
+    start = time.perf_counter()
+    ran = subprocess.run(
+        [sys.executable, "-m", "mplug_owl", *words], capture_output=True, text=True, check=True
+    )
+    assert time.perf_counter() - start < 1.0  # the interpreter itself takes part of it
+    lines = ran.stdout.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert all(f"  {command}" in ran.stdout for command in COMMANDS)
+    assert "examples" in ran.stdout
+
+
+@pytest.mark.parametrize("command", ["chat", "info", "convert", "demo"])
+def test_help_of_commands_fits_a_screen(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--help"])
+    assert ended.value.code == 0
+    assert len(capsys.readouterr().out.splitlines()) <= 36
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("owl 0.1.0")
+
+
+def test_unknown_family_suggests_one(capsys: pytest.CaptureFixture[str]) -> None:
+    line = failure(capsys, "info", "tiny-owl22")
+    assert "'tiny-owl22'" in line
+    assert "did you mean 'tiny-owl2'" in line
+
+
+def test_debug_shows_where_it_came_from() -> None:
+    with pytest.raises(RequestError):
+        cli.main(["chat", "one?", "two?", "--model", "tiny-owl2", "--debug"])
+
+
+def test_ctrl_c_is_quiet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed(monkeypatch, KeyboardInterrupt)
+    assert cli.main(["chat", "--model", "tiny-owl2"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_missing_picture_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    line = failure(capsys, "chat", "no/such.jpg", "What?", "--model", "tiny-owl2")
+    assert "'no/such.jpg'" in line
+
+
+def test_file_that_is_no_picture(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "notes.png"
+    path.write_text("not a picture")
+    assert "notes.png" in failure(capsys, "chat", str(path), "What?", "--model", "tiny-owl2")
+
+
+def test_two_questions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "'one?', 'two?'" in failure(capsys, "chat", "one?", "two?", "--model", "tiny-owl2")
+
+
+def test_words_are_sorted_by_what_they_are(picture_file: Path, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.MP4"
+    clip.touch()
+    url = "https://example.org/a.mp4?size=2"
+    words = [str(picture_file), url, "What is this?", str(clip), str(tmp_path), "data:image/png;,"]
+    media, question = cli.sort_words(words, frames=3)
+    assert question == "What is this?"
+    assert media == [
+        ImagePart(str(picture_file)),
+        VideoPart(url, num_frames=3),
+        VideoPart(str(clip), num_frames=3),
+        VideoPart(str(tmp_path), num_frames=3),
+        ImagePart("data:image/png;,"),
+    ]
+    assert cli.sort_words(["why? " * 2000])[1] == "why? " * 2000
+    with pytest.raises(DataError, match=r"gone\.webm"):
+        cli.sort_words(["gone.webm"])
+
+
+def test_chat_prints_the_answer(
+    capsys: pytest.CaptureFixture[str], owl: "cli.Owl", picture_file: Path
+) -> None:
+    words = ["chat", str(picture_file), "What?", "--model", "tiny-owl2", "--device", "cpu"]
+    assert cli.main([*words, "--max-new-tokens", "12"]) == 0
+    expected = owl.chat("What?", images=[picture_file], max_new_tokens=12)
+    assert capsys.readouterr().out == expected + "\n"
+
+
+def test_conversation_survives_its_errors(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, picture_file: Path
+) -> None:
+    typed(
+        monkeypatch,
+        "/image no/such.png",
+        "/nonsense",
+        "/help",
+        f"/image {picture_file}",
+        "What?",
+        "",
+        "And now?",
+        "/quit",
+        "never read",
+    )
+    assert cli.main(["chat", "--model", "tiny-owl2", "--max-new-tokens", "6"]) == 0
+    said = capsys.readouterr()
+    assert "no/such.png" in said.err
+    assert "'/nonsense'" in said.err
+    assert "/video PATH" in said.out
+
+
+def test_conversation_remembers_and_forgets(owl: "cli.Owl", picture_file: Path) -> None:
+    talk = cli.Talk(None, [ImagePart(str(picture_file))])
+    talk.owl, talk.options = owl, {"max_new_tokens": 4}
+    talk.ask("What?")
+    talk.ask("And now?")
+    assert [message.role for message in talk.history] == ["user", "assistant"] * 2
+    assert not talk.pending
+    talk.obey(f"/image {picture_file}")
+    assert len(talk.pending) == 1
+    talk.obey("/reset")
+    assert not talk.history
+    assert not talk.pending
+
+
+def test_convert_refuses_a_folder_with_something_in_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "precious").touch()
+    assert "not empty" in failure(capsys, "convert", "published", str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_info_in_words_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info", "tiny-owl2"]) == 0
+    words = capsys.readouterr().out
+    assert max(map(len, words.splitlines())) <= 100
+    assert cli.main(["info", "tiny-owl2", "--json"]) == 0
+    card = json.loads(capsys.readouterr().out)
+    model = load("tiny-owl2", device="cpu").model
+    assert card["parameters"] == sum(weight.numel() for weight in model.parameters())
+    assert f"{card['parameters']:,}" in words
+    assert card["positions_per_image"] == model.config.media_length
+
+
+def test_demo_shows_real_shapes(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    assert cli.main(["demo"]) == 0
+    said = capsys.readouterr().out
+    assert torch.equal(before, torch.get_rng_state())
+    assert "random weights" in said
+    for module in ("f_V vision", "f_K abstractor", "f_L language", "the logits"):
+        assert module in said
+
+
+def test_bench_reaches_its_own_parser(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["bench", "--help"])
+    assert ended.value.code == 0
+    assert "model" in capsys.readouterr().out

@@ -1,0 +1,246 @@
+"""The public face: its names, and `Owl.chat` on a tiny owl2."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import mplug_owl
+from mplug_owl import ImagePart, Message, Owl, RequestError, TextPart
+from mplug_owl.engine.sampling import sampling
+from mplug_owl.engine.transcript import Transcript
+
+PUBLIC = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "EvalError",
+    "ImagePart",
+    "Limits",
+    "Message",
+    "Owl",
+    "OwlError",
+    "RequestError",
+    "TextPart",
+    "VideoPart",
+    "__version__",
+    "load",
+]
+
+
+def test_public_names_are_a_known_list() -> None:
+    assert mplug_owl.__all__ == PUBLIC
+    assert set(PUBLIC) <= set(dir(mplug_owl))
+    assert all(getattr(mplug_owl, name) is not None for name in PUBLIC)
+    with pytest.raises(AttributeError, match="no attribute 'hoot'"):
+        mplug_owl.hoot  # noqa: B018 - the access is the test
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 1.5, "seed": 3, "top_k": 50, "top_p": 0.9}]
+)
+def test_pieces_add_up_to_the_whole(
+    owl: Owl, picture: Image.Image, options: dict[str, float]
+) -> None:
+    whole = owl.chat("What?", images=[picture], max_new_tokens=40, **options)
+    pieces = list(owl.chat("What?", images=[picture], max_new_tokens=40, stream=True, **options))
+    assert "".join(pieces) == whole
+    assert len(pieces) > 1
+
+
+def test_chat_is_generate_decoded(owl: Owl, picture: Image.Image) -> None:
+    prompt = owl.prepare([Message("user", (ImagePart(picture), TextPart("What?")))])
+    ids = owl.model.generate(**prompt, max_new_tokens=30, do_sample=False)
+    answer = owl.processor.decode(ids[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert owl.chat("What?", images=[picture], max_new_tokens=30) == answer.removeprefix(" ")
+
+
+def test_a_seed_repeats_and_leaves_the_global_state_alone(owl: Owl) -> None:
+    def answer(seed: int | None) -> str:
+        return owl.chat("Sing!", temperature=1.0, seed=seed, max_new_tokens=30)
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = answer(seed=7)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(3)
+    assert answer(seed=7) == first
+    assert answer(seed=8) != first
+    torch.manual_seed(2)
+    unseeded = answer(seed=None)
+    torch.manual_seed(2)
+    assert answer(seed=None) == unseeded
+
+
+def test_seeded_streams_do_not_disturb_each_other(owl: Owl) -> None:
+    options = {"temperature": 1.0, "max_new_tokens": 20}
+    alone = [owl.chat("Sing!", seed=seed, **options) for seed in (1, 2)]
+    streams = [owl.chat("Sing!", seed=seed, stream=True, **options) for seed in (1, 2)]
+    together = ["", ""]
+    for pair in zip(*streams, strict=False):
+        together = [text + piece for text, piece in zip(together, pair, strict=True)]
+    for index, stream in enumerate(streams):
+        assert alone[index].startswith(together[index])
+        stream.close()
+
+
+def test_draws_follow_the_softmax() -> None:
+    scores = torch.tensor([[2.0, 1.0, 0.0, -1.0]]).repeat(20_000, 1)
+    steps = sampling(temperature=0.7, top_p=1.0, top_k=3, seed=0)["logits_processor"]
+    drawn = steps(torch.zeros(len(scores), 1, dtype=torch.long), scores).argmax(-1)
+    share = torch.bincount(drawn, minlength=4) / len(scores)
+    expected = (torch.tensor([2.0, 1.0, 0.0, -torch.inf]) / 0.7).softmax(-1)
+    assert torch.allclose(share, expected, atol=0.02)
+
+
+def test_pictures_change_the_answer_and_their_order_counts(owl: Owl, picture: Image.Image) -> None:
+    other = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).rotate(90)
+    prompts = {
+        name: owl.prepare([Message("user", (*map(ImagePart, images), TextPart("What?")))])
+        for name, images in {
+            "one": [picture],
+            "two": [picture, other],
+            "turned": [other, picture],
+        }.items()
+    }
+    assert prompts["two"]["pixel_values"].shape[0] == 2
+    with torch.inference_mode():
+        logits = {name: owl.model(**prompt).logits[0, -1] for name, prompt in prompts.items()}
+    assert not torch.allclose(logits["two"], logits["turned"])
+    assert owl.chat("What?", images=[picture, other], max_new_tokens=3)
+
+
+def test_conversation_in_every_form(owl: Owl, picture: Image.Image, picture_file: Path) -> None:
+    messages = [
+        Message("user", (ImagePart(picture_file), TextPart("What?"))),
+        Message("assistant", "A moon."),
+        Message("user", "Sure?"),
+    ]
+    dicts = [
+        {
+            "role": "user",
+            "content": [
+                {"type": "image", "image": picture},
+                {"type": "text", "text": "What?"},
+            ],
+        },
+        {"role": "assistant", "content": "A moon."},
+        {"role": "user", "content": "Sure?"},
+    ]
+    answer = owl.chat(messages, max_new_tokens=10)
+    assert owl.chat(dicts, max_new_tokens=10) == answer
+    # Given apart, pictures are shown with the last message of the user.
+    moved = [
+        Message("user", "What?"),
+        messages[1],
+        Message("user", (ImagePart(picture), TextPart("Sure?"))),
+    ]
+    apart = owl.chat([Message("user", "What?"), *messages[1:]], images=[picture], max_new_tokens=10)
+    assert apart == owl.chat(moved, max_new_tokens=10)
+
+
+def test_system_and_template_reach_the_prompt(owl: Owl) -> None:
+    def length(**options: str) -> int:
+        return owl.prepare([Message("user", "Hi")], **options)["input_ids"].shape[1]
+
+    assert length(system="Be brief.") > length() == length(system="")
+    assert length(template="training") > length()
+    with pytest.raises(RequestError, match="did you mean 'training'"):
+        owl.chat("Hi", template="trainig")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens=0"),
+        ({"temperature": -1}, "temperature=-1"),
+        ({"temperature": float("nan")}, "temperature=nan"),
+        ({"top_p": 0}, "top_p=0"),
+        ({"top_k": -2}, "top_k=-2"),
+    ],
+)
+def test_values_out_of_range_are_named(owl: Owl, options: dict[str, float], words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        owl.chat("Hi", **options)
+
+
+def test_what_is_no_conversation(owl: Owl, picture: Image.Image) -> None:
+    with pytest.raises(RequestError, match="no messages"):
+        owl.chat([])
+    with pytest.raises(RequestError, match="conversation of Message, dict"):
+        owl.chat([Message("user", "a"), {"role": "user", "content": "b"}])
+    with pytest.raises(RequestError, match="no message of the user"):
+        owl.chat([Message("assistant", "a")], images=[picture])
+
+
+def test_closing_a_stream_stops_the_model(owl: Owl) -> None:
+    steps = 0
+
+    def count(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+
+    handle = owl.model.lm_head.register_forward_hook(count)
+    try:
+        stream = owl.chat("Go on", stream=True, temperature=1.0, seed=1, max_new_tokens=400)
+        next(stream)
+        stream.close()
+    finally:
+        handle.remove()
+    assert 0 < steps < 390
+    assert not [t for t in threading.enumerate() if t.name == "owl-answer"]
+
+
+def test_an_error_while_streaming_reaches_the_caller(owl: Owl) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("full")
+
+    handle = owl.model.lm_head.register_forward_hook(fail)
+    try:
+        with pytest.raises(MemoryError, match="full"):
+            list(owl.chat("Hi", stream=True, max_new_tokens=4))
+    finally:
+        handle.remove()
+
+
+def transcribed(owl: Owl, text: str, stops: list[str]) -> tuple[list[str], bool]:
+    """What a transcript writes when the model says `text`, and whether it ended the answer."""
+    ids = owl.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    pieces: list[str] = []
+    transcript = Transcript(owl.processor, stops, pieces.append)
+    ended = False
+    for token in ids:
+        ended = bool(transcript(torch.tensor([[token]]), torch.empty(1, 0)).any())
+        if ended:
+            break
+    transcript.finish()
+    return pieces, ended
+
+
+def letters() -> Iterator[str]:
+    yield from ("plain", "na\u00efve \u6f22\u5b57 \U0001f989", " leads with a space", "a\n b  c ")
+
+
+@pytest.mark.parametrize("text", letters())
+def test_letters_of_several_bytes_come_whole(owl: Owl, text: str) -> None:
+    pieces, ended = transcribed(owl, text, [])
+    assert "".join(pieces) == text.removeprefix(" ")
+    assert not ended
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_stop_strings_end_an_answer_and_never_show(owl: Owl) -> None:
+    pieces, ended = transcribed(owl, "yes # no ## x ### and more", ["###"])
+    assert "".join(pieces) == "yes # no ## x "
+    assert ended
+    pieces, ended = transcribed(owl, "ends in #", ["###"])
+    assert "".join(pieces) == "ends in #"
+    assert not ended
+
+
+def test_formats_whose_end_is_no_token_stop_at_its_text(owl: Owl) -> None:
+    assert owl._stops(None) == []
+    assert owl._stops("v0") == ["###"]
