@@ -17,10 +17,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.output_capturing import capture_outputs
 
 from mplug_owl.errors import ConfigError
-from mplug_owl.models.vision import attention_function
+from mplug_owl.models.vision import eager_attention
 
 QUERY_NORM_EPS = 1e-5  # norm1, normk and norm2 ignore the configured eps in every published model
 
@@ -115,7 +116,10 @@ class AbstractorAttention(nn.Module):
         def heads(x: Tensor) -> Tensor:
             return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-        out_BQHK, weights = attention_function(self.config)(
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention
+        )
+        out_BQHK, weights = attention(
             self,
             heads(self.query(query_in)),
             heads(self.key(key_in)),

@@ -1,4 +1,4 @@
-"""Several prompts and their media as one batch: media in reading order, rows filled up to a rectangle.
+"""Several prompts and their media as one batch: media in reading order, rows filled up.
 
 Knows rows of ids and lists of pictures; nothing of tokenizers, templates or pixels.
 """
@@ -20,7 +20,7 @@ def arranged(kind: str, media: Any, depth: int, wanted: Sequence[int] | None) ->
     levels = nesting(media) - depth
     if media is not None and levels not in (0, 1, 2):
         raise RequestError(
-            f"{kind}s nested {levels} lists deep; expected a list of {kind}s, or one such list a row"
+            f"{kind}s nested {levels} lists deep; expected a list of {kind}s, or one list a row"
         )
     nested = levels == 2
     shares = [] if media is None else [media] if levels == 0 else list(media)

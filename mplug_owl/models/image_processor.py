@@ -1,11 +1,12 @@
 """Pictures to pixel values, exactly as the original systems did it, for every picture.
 
-One rule, `aspect`, says how a picture becomes a square; the rest (RGB, 1/255, CLIP's mean and deviation) is shared.
-Everything is Pillow and numpy. This file reads no files and samples no videos; frames come decoded.
+One rule, `aspect`, says how a picture becomes a square; the rest (RGB, 1/255, CLIP's mean and
+deviation) is shared. Everything is Pillow and numpy. This file samples no videos; frames come
+decoded.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ class OwlImagesKwargs(ImagesKwargs, total=False):
 class OwlImageProcessorPil(PilBackend):
     """`aspect` is one of:
 
-    "square" (Owl): resize to the square in the picture's own mode, so palettes stay palettes, then RGB;
+    "square" (Owl): resize to the square in the picture's own mode (palettes stay palettes), RGB;
     "crop" (Owl video, Owl2 without a setting): shortest edge to the size, centre crop;
     "pad" (Owl2): centre on a square canvas of the mean colour, then resize;
     "resize" (Owl2, recommended): resize to the square of the longest edge, then to the size.
@@ -35,7 +36,7 @@ class OwlImageProcessorPil(PilBackend):
 
     valid_kwargs = OwlImagesKwargs
     aspect = "square"
-    size = {"height": 224, "width": 224}
+    size: ClassVar[dict[str, int]] = {"height": 224, "width": 224}
     resample = Image.Resampling.BICUBIC
     image_mean = OPENAI_CLIP_MEAN
     image_std = OPENAI_CLIP_STD
@@ -96,7 +97,7 @@ class OwlImageProcessorPil(PilBackend):
 
 
 def as_picture(image: Any) -> Image.Image:
-    """A Pillow image from a Pillow image, a path, a numpy array [H, W(, C)] or a torch tensor [C, H, W] of bytes."""
+    """A Pillow image from one, from a path, or from uint8 numpy [H, W(, C)] or torch [C, H, W]."""
     if isinstance(image, Image.Image):
         return image
     if isinstance(image, str):
@@ -119,12 +120,13 @@ def as_picture(image: Any) -> Image.Image:
     if image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4)):
         return Image.fromarray(image)
     raise RequestError(
-        f"an image array of shape {list(image.shape)}; expected [H, W], [H, W, 3] (numpy) or [3, H, W] (torch)"
+        f"an image array of shape {list(image.shape)}; expected [H, W] or [H, W, 3] (numpy), "
+        "[3, H, W] (torch)"
     )
 
 
 def _eight_bit(picture: Image.Image) -> Image.Image:
-    """Sixteen-bit and float grey as ordinary grey; Pillow would clip the one and refuse to resize the other."""
+    """Sixteen-bit and float grey as ordinary grey; Pillow would clip them to white."""
     if picture.mode.startswith("I"):
         values = np.asarray(picture)
         wide = picture.mode != "I" or values.max(initial=0) > 255
@@ -137,8 +139,9 @@ def _eight_bit(picture: Image.Image) -> Image.Image:
 def scaled(picture: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
     """`picture.resize`, the same under every version of Pillow.
 
-    Pillow rounds between its two passes, so their order shows. Up to version 12 the horizontal one came first; since 13,
-    which the reference pixels were made with, the vertical one does where the height shrinks much more than the width.
+    Pillow rounds between its two passes, so their order shows. Up to version 12 the horizontal one
+    came first; since 13, which the reference pixels were made with, the vertical one does where the
+    height shrinks much more than the width.
     """
     width, height = picture.size
     if (

@@ -239,13 +239,8 @@ class OwlProcessor(ProcessorMixin):
             hint = did_you_mean(min(others), known)
             raise RequestError(f"unknown argument {min(others)!r} for the processor{hint}")
         rows = [text] if isinstance(text, str) else list(text) if text is not None else None
-        asked = None if rows is None else [self.placeholders(row) for row in rows]
-        counts = {
-            kind: None if asked is None else [row.count(kind) for row in asked]
-            for kind in ("image", "video")
-        }
-        pictures = arranged("image", images, 0, counts["image"])
-        clips = arranged("video", videos, 1, counts["video"])
+        pictures = arranged("image", images, 0, self._asked("image", rows))
+        clips = arranged("video", videos, 1, self._asked("video", rows))
         data: dict[str, Any] = {}
         if rows is not None:
             frames = iter([len(clip) for clip in clips])
@@ -271,6 +266,10 @@ class OwlProcessor(ProcessorMixin):
             even = len({len(clip) for clip in pixels}) == 1
             data["pixel_values_videos"] = torch.stack(pixels) if even else pixels
         return BatchFeature(data)
+
+    def _asked(self, kind: str, rows: list[str] | None) -> list[int] | None:
+        """How many pictures or videos each prompt has placeholders for."""
+        return None if rows is None else [self.placeholders(row).count(kind) for row in rows]
 
     def clip_pixels(self, frames: Sequence[Any]) -> torch.Tensor:
         """[T, 3, X, Y]. A family that sees a video as a whole gets its frames squashed to the
@@ -341,7 +340,7 @@ class OwlProcessor(ProcessorMixin):
     # ---- back to text ------------------------------------------------------------------------
 
     def decode(self, token_ids: Any, **kwargs: Any) -> str:
-        """Text of one row of ids. Media positions are dropped: the tokenizer has no words for them."""
+        """Text of one row of ids, without media positions: the tokenizer has no words for them."""
         ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
         media = (self.image_token_id, self.video_token_id)
         row = [token for token in ([ids] if isinstance(ids, int) else ids) if token not in media]

@@ -18,12 +18,13 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from mplug_owl.models.adaptive import two_way
-from mplug_owl.models.vision import attention_function
+from mplug_owl.models.vision import eager_attention
 
 
 @strict
@@ -91,7 +92,10 @@ class Qwen1Attention(nn.Module):
             query_BHLK = query_BHLK * query_scale[:, None, :, None]
         if past_key_values is not None:
             key_BHLK, value_BHLK = past_key_values.update(key_BHLK, value_BHLK, self.layer_idx)
-        out_BLHK, weights = attention_function(self.config)(
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention
+        )
+        out_BLHK, weights = attention(
             self,
             query_BHLK,
             key_BHLK,

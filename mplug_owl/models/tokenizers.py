@@ -1,8 +1,8 @@
-"""Fast tokenizers from the files the checkpoints are published with, made to give the ids of the original tokenizers.
+"""Fast tokenizers from the files of the checkpoints, giving the ids of the original tokenizers.
 
-`llama_tokenizer` reads sentencepiece, `bloom_tokenizer` tokenizer.json, `qwen_tokenizer` a tiktoken rank file, and
-`byte_tokenizer` needs no file. All return the library's `PreTrainedTokenizerFast`, so saving and reloading need no code
-of ours. This file knows nothing of prompts and pictures.
+`llama_tokenizer` reads sentencepiece, `bloom_tokenizer` tokenizer.json, `qwen_tokenizer` a tiktoken
+rank file, and `byte_tokenizer` needs no file. All return the library's `PreTrainedTokenizerFast`,
+so saving and reloading need no code of ours. This file knows nothing of prompts and pictures.
 """
 
 import base64
@@ -33,7 +33,7 @@ _QWEN_SPECIAL = (
 def llama_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     """Read `tokenizer.model` (sentencepiece BPE), or `tokenizer.json` where there is no such file.
 
-    Every text starts with sentencepiece's leading space mark, and so does the text after a special token.
+    A text starts with sentencepiece's space mark, and so does the text after a special token.
     """
     folder = Path(folder)
     path = folder / "tokenizer.model"
@@ -83,7 +83,9 @@ def bloom_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
 
 
 def qwen_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """Read `qwen.tiktoken`: a byte-level BPE as base64 tokens with their ranks; the special tokens follow the ranks."""
+    """Read `qwen.tiktoken`, a byte-level BPE as base64 tokens with their ranks; the special tokens
+    follow the ranks. Where there is no such file, `tokenizer.json`.
+    """
     folder = Path(folder)
     path = folder / "qwen.tiktoken"
     if not path.is_file():
@@ -159,9 +161,10 @@ def _from_json(folder: Path, special: tuple[str, ...]) -> PreTrainedTokenizerFas
 
 
 def _merges(ranks: Mapping[str, float]) -> list[tuple[str, str]]:
-    """The merge list of a BPE that joins, wherever it can, the pair whose union comes first in `ranks`.
+    """The merges of a BPE that joins, wherever it can, the pair whose union is first in `ranks`.
 
-    Rank files and sentencepiece name only the unions; every way to split one into two known parts is a merge.
+    Rank files and sentencepiece name only the unions; every way to split one into two known parts
+    is a merge.
     """
     merges = []
     for token in sorted(ranks, key=ranks.__getitem__):
@@ -172,7 +175,7 @@ def _merges(ranks: Mapping[str, float]) -> list[tuple[str, str]]:
 
 
 def _byte_letters() -> list[str]:
-    """The printable letter that stands for each byte in a byte-level vocabulary (the table GPT-2 introduced)."""
+    """The printable letter that stands for each byte in a byte-level vocabulary, as in GPT-2."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     spare = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(spare)) for byte in range(256)]
@@ -192,7 +195,8 @@ def _sentencepiece(path: Path) -> Any:
         raise CheckpointError(f"{path} holds no vocabulary; download it again")
     if proto.trainer_spec.model_type != 2:
         raise CheckpointError(
-            f"{path} is a sentencepiece model of type {proto.trainer_spec.model_type}; expected BPE (2)"
+            f"{path} is a sentencepiece model of type {proto.trainer_spec.model_type}; "
+            "expected BPE (2)"
         )
     if proto.normalizer_spec.remove_extra_whitespaces:
         raise CheckpointError(
@@ -217,7 +221,8 @@ def _tiktoken(path: Path) -> dict[bytes, int]:
             ) from None
     if sorted(ranks.values()) != list(range(len(ranks))):
         raise CheckpointError(
-            f"{path}: {len(ranks)} tokens whose ranks are not 0 to {len(ranks) - 1}; download it again"
+            f"{path}: {len(ranks)} tokens whose ranks are not 0 to {len(ranks) - 1}; "
+            "download it again"
         )
     if any(bytes([byte]) not in ranks for byte in range(256)):
         raise CheckpointError(

@@ -10,8 +10,6 @@ Shapes: F frames (images, or videos x frames), T frames of one video, N tokens, 
 H heads, K head width, G grid side.
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
@@ -88,11 +86,6 @@ def eager_attention(
     return (weights_FHQN @ value_FHNK).transpose(1, 2).contiguous(), weights_FHQN
 
 
-def attention_function(config: PreTrainedConfig) -> Callable:
-    """The library's attention for `config` (sdpa, flash ...), or the one above for "eager"."""
-    return ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention)
-
-
 class VisionAttention(nn.Module):
     is_causal = False
 
@@ -108,7 +101,10 @@ class VisionAttention(nn.Module):
     def forward(self, x_FNC: Tensor, **kwargs) -> tuple[Tensor, Tensor | None]:
         qkv = self.query_key_value(x_FNC).unflatten(-1, (self.num_heads, 3, -1)).transpose(1, 2)
         query_FHNK, key_FHNK, value_FHNK = qkv.unbind(3)
-        out_FNHK, weights = attention_function(self.config)(
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention
+        )
+        out_FNHK, weights = attention(
             self,
             query_FHNK,
             key_FHNK,
