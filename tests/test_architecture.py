@@ -46,7 +46,8 @@ WALLS = {
 
 # Files a checkpoint may carry as its own code.
 PORTABLE = ("vision", "abstractor", "connectors", "adaptive", "qwen1", "owl", "processor")
-PORTABLE_LIBRARIES = {"torch", "numpy", "PIL", "transformers", "huggingface_hub"}
+# Transformers itself cannot be installed without the last two.
+PORTABLE_LIBRARIES = {"torch", "numpy", "PIL", "transformers", "huggingface_hub", "safetensors"}
 
 MAX_PACKAGE_LINES = 12_000
 MAX_FILE_LINES = 400

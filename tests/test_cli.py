@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from mplug_owl.messages import ImagePart, VideoPart
 
 from mplug_owl import cli, load
 from mplug_owl.errors import DataError, RequestError
+from mplug_owl.messages import ImagePart, VideoPart
 
 COMMANDS = ("chat", "info", "convert", "bench", "demo")
 

@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from owls import TINY, Rows, batch
+from PIL import Image
+from published_folders import write_json, write_published
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from mplug_owl.errors import CheckpointError
 from mplug_owl.models.checkpoint import Checkpoint, read_config, resolve_folder
 from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration
-from mplug_owl.models.published import load_published
-from owls import TINY, Rows, batch
-from published_folders import write_json, write_published
+from mplug_owl.models.processor import OwlProcessor
+from mplug_owl.models.published import convert, load_published
 
 
 @pytest.fixture(scope="module", params=TINY)
@@ -57,6 +59,33 @@ def test_auto_config_reads_our_fields(published: tuple[Path, OwlForConditionalGe
     assert isinstance(config, OwlConfig)
     assert config.vision_config.hidden_size == owl.config.vision_config.hidden_size
     assert config.media_length == owl.config.media_length
+
+
+def test_auto_processor_opens_published_and_native_folders(
+    published: tuple[Path, OwlForConditionalGeneration], tmp_path: Path
+) -> None:
+    folder, owl = published
+    convert(folder, tmp_path / "native")
+    image = Image.new("RGB", (30, 20), "teal")
+    rows = []
+    for place in (folder, tmp_path / "native"):
+        processor = AutoProcessor.from_pretrained(place)
+        assert type(processor) is OwlProcessor
+        text = f"Human: {processor.image_token}\nHuman: what?\nAI: "
+        rows.append(processor(text=text, images=[image]))
+    assert rows[0].keys() == rows[1].keys()
+    assert all(torch.equal(rows[0][key], rows[1][key]) for key in rows[0])
+    count = int((rows[0]["input_ids"] == owl.config.image_token_id).sum())
+    assert count == owl.config.media_length
+    with torch.inference_mode():
+        assert owl(**rows[0]).logits.isfinite().all()
+
+
+def test_device_maps_reach_the_library(
+    published: tuple[Path, OwlForConditionalGeneration],
+) -> None:
+    folder, owl = published
+    assert_same(AutoModelForImageTextToText.from_pretrained(folder, device_map="cpu"), owl)
 
 
 def test_saving_writes_the_native_layout(

@@ -83,6 +83,11 @@ def load(
     name = str(name_or_path)
     if name in FAMILIES:
         return build(name, device=device, dtype=torch.float32 if dtype == "auto" else _dtype(dtype))
+    if "/" not in name and not Path(name).exists():
+        raise ConfigError(
+            f"{name!r} is neither a folder nor a family nor a hub name 'owner/model'"
+            f"{did_you_mean(name, FAMILIES)}"
+        )
     folder = resolve_folder(name_or_path, **hub)
     raw = read_config(folder)
     kind = raw["model_type"]

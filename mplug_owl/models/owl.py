@@ -193,9 +193,8 @@ class OwlModel(OwlPreTrainedModel):
         embeds = self.embed_text(input_ids)
         masks = self.get_placeholder_mask(input_ids, features)
         for modality, rows in features.items():
-            embeds = embeds.masked_scatter(
-                masks[modality][..., None], rows.to(embeds.device, embeds.dtype)
-            )
+            mask = masks[modality][..., None].to(embeds.device)
+            embeds = embeds.masked_scatter(mask, rows.to(embeds.device, embeds.dtype))
         return embeds
 
     def visual_index(self, input_ids: Tensor, features: dict[str, Tensor]) -> Tensor | None:
@@ -314,19 +313,28 @@ class OwlForConditionalGeneration(OwlPreTrainedModel, OwlGenerationMixin):
         cls, name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
     ) -> Any:
         """The library's, but weights that are missing or do not fit are an error, not a warning."""
+        may_differ = kwargs.pop("ignore_mismatched_sizes", False)
         try:
             model, info = super().from_pretrained(
-                name_or_path, *args, output_loading_info=True, **kwargs
+                name_or_path,
+                *args,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # judged below, with both shapes
+                **kwargs,
             )
         except SafetensorError as error:
             raise CheckpointError(
                 f"{name_or_path}: weights cannot be read ({error}); copy or download them again"
             ) from None
-        for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-            if info[what]:
-                first = min(map(str, info[what]))
+        faults = {
+            "missing": info["missing_keys"],
+            "unexpected": info["unexpected_keys"],
+            "of another shape than config.json says": () if may_differ else info["mismatched_keys"],
+        }
+        for fault, names in faults.items():
+            if names:
                 raise CheckpointError(
-                    f"{name_or_path}: {len(info[what])} {what.replace('_', ' ')}, first {first!r}; "
+                    f"{name_or_path}: {len(names)} tensor(s) {fault}, first {min(map(str, names))}; "
                     "expected exactly the weights its config.json describes"
                 )
         return (model, info) if output_loading_info else model
