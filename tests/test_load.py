@@ -68,9 +68,7 @@ def test_names_that_are_nothing() -> None:
         models.load("tiny-owl", dtype="float61")
     with pytest.raises(ConfigError, match=r"unknown family 'owl-8b'.*did you mean"):
         build("owl-8b")
-    with pytest.raises(
-        ConfigError, match="without a tokenizer of its own.*MAGAer13/mplug-owl-llama-7b"
-    ):
+    with pytest.raises(ConfigError, match=r"without a tokenizer.*MAGAer13/mplug-owl-llama-7b"):
         models.load("owl-7b")
 
 
@@ -84,16 +82,14 @@ def test_native_folder_with_a_missing_tensor_is_refused(native: Path) -> None:
     tensors = load_file(native / "model.safetensors")
     del tensors["model.abstractor.vit_eos"]
     save_file(tensors, native / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(
-        CheckpointError, match=r"1 missing keys, first 'model\.abstractor\.vit_eos'"
-    ):
+    with pytest.raises(CheckpointError, match=r"1 tensor\(s\) missing, first model\.abstractor"):
         models.load(native, device="cpu")
 
 
 def test_native_folder_with_a_tensor_too_many_is_refused(native: Path) -> None:
     tensors = load_file(native / "model.safetensors") | {"model.surplus": torch.zeros(2)}
     save_file(tensors, native / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"1 unexpected keys, first 'model\.surplus'"):
+    with pytest.raises(CheckpointError, match=r"1 tensor\(s\) unexpected, first model\.surplus"):
         models.load(native, device="cpu")
 
 
@@ -101,7 +97,7 @@ def test_native_folder_with_a_wrong_shape_is_refused(native: Path) -> None:
     tensors = load_file(native / "model.safetensors")
     tensors["lm_head.weight"] = tensors["lm_head.weight"][:-1].clone()
     save_file(tensors, native / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"lm_head\.weight"):
+    with pytest.raises(CheckpointError, match=r"another shape.*lm_head\.weight.*258.*259"):
         models.load(native, device="cpu")
 
 

@@ -334,8 +334,8 @@ class OwlForConditionalGeneration(OwlPreTrainedModel, OwlGenerationMixin):
         for fault, names in faults.items():
             if names:
                 raise CheckpointError(
-                    f"{name_or_path}: {len(names)} tensor(s) {fault}, first {min(map(str, names))}; "
-                    "expected exactly the weights its config.json describes"
+                    f"{name_or_path}: {len(names)} tensor(s) {fault}, first "
+                    f"{min(map(str, names))}; expected exactly the weights its config.json describes"
                 )
         return (model, info) if output_loading_info else model
 
