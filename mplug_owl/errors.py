@@ -1,14 +1,14 @@
 """The errors a user can meet, and the did-you-mean helper.
 
     OwlError
-    |- ConfigError      a setting, recipe or family that cannot be right          (also a ValueError)
-    |- DataError        a record, image or video that cannot be used              (also a ValueError)
-    |- CheckpointError  weights or configuration on disk that contradict themselves (also a ValueError)
-    |- RequestError     a request whose parts do not fit each other               (also a ValueError)
-    '- EvalError        an evaluation that would not mean what it says            (also a ValueError)
+    |- ConfigError      a setting, recipe or family that cannot be right
+    |- DataError        a record, image or video that cannot be used
+    |- CheckpointError  weights or configuration on disk that contradict themselves
+    |- RequestError     a request whose parts do not fit each other
+    '- EvalError        an evaluation that would not mean what it says
 
-Each message says what was found, what was expected, and what to do. The CLI prints it as one line and exits 2.
-They are ValueErrors too, so code written against Transformers catches them where it expects to.
+Each message says what was found, what was expected, and what to do; the CLI prints it as one line
+and exits 2. All are ValueErrors too, so code written against Transformers catches them.
 """
 
 from collections.abc import Iterable
