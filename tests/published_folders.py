@@ -15,7 +15,7 @@ from typing import Any
 import sentencepiece
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, decoders, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mplug_owl.models.families import FAMILIES
 from mplug_owl.models.layouts import published_name

@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -154,6 +156,38 @@ def test_conversation_survives_its_errors(
     assert "no/such.png" in said.err
     assert "'/nonsense'" in said.err
     assert "/video PATH" in said.out
+
+
+def interrupt_at_first_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Ctrl-C arrive when the first piece of the first answer is about to be printed."""
+    told = print
+    waiting = [KeyboardInterrupt]
+
+    def tell(*words: object, **options: Any) -> None:
+        if options.get("flush") and waiting:
+            raise waiting.pop()
+        told(*words, **options)
+
+    monkeypatch.setattr("builtins.print", tell)
+
+
+def test_ctrl_c_stops_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_at_first_piece(monkeypatch)
+    words = ["chat", "Go on", "--model", "tiny-owl2", "--temperature", "1", "--seed", "1"]
+    assert cli.main(words) == 130
+    assert not [thread for thread in threading.enumerate() if thread.name == "owl-answer"]
+
+
+def test_ctrl_c_in_a_conversation_stops_the_answer_only(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed(monkeypatch, "Go on", "Again?")
+    interrupt_at_first_piece(monkeypatch)
+    words = ["chat", "--model", "tiny-owl2", "--temperature", "1", "--seed", "1"]
+    assert cli.main([*words, "--max-new-tokens", "9"]) == 0
+    said = capsys.readouterr()
+    assert "stopped" in said.err
+    assert said.out.strip()
 
 
 def test_conversation_remembers_and_forgets(owl: "cli.Owl", picture_file: Path) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from owls import TINY, Row, Rows, batch, random_owl
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText, CompileConfig
 
 from mplug_owl.models.families import FAMILIES
 from mplug_owl.models.owl import OwlForConditionalGeneration
+from owls import TINY, Row, Rows, batch, random_owl
 
 NEW = 8
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from mplug_owl import models
 from mplug_owl.errors import CheckpointError, ConfigError
 from mplug_owl.models.families import FAMILIES, build
+from mplug_owl.models.published import convert
 from owls import TINY
 from published_folders import write_json, write_published
 
@@ -70,6 +71,18 @@ def test_names_that_are_nothing() -> None:
         build("owl-8b")
     with pytest.raises(ConfigError, match=r"without a tokenizer.*MAGAer13/mplug-owl-llama-7b"):
         models.load("owl-7b")
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"device 'cuda:77' cannot be used.*try 'auto'"):
+        models.load("tiny-owl", device="cuda:77")
+    with pytest.raises(ConfigError, match=r"device 'gpu' cannot be used"):
+        models.load("tiny-owl", device="gpu")
+
+
+def test_a_family_cannot_be_converted(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"'owl2-7b' is a family, not a checkpoint"):
+        convert("owl2-7b", tmp_path / "out")
 
 
 def test_another_kind_of_model_is_named(tmp_path: Path) -> None:

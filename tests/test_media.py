@@ -218,8 +218,8 @@ def test_a_variable_frame_rate_counts_frames_not_seconds(tmp_path: Path) -> None
     assert [number(frame) for frame in load_video(path, 8)] == frame_indices(60, 8)
 
 
-def test_a_long_video_is_not_decoded_from_end_to_end(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "long.mp4", 250, g="5", preset="ultrafast")
+def test_frames_and_seconds_are_limited(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "long.mp4", 250, g="25", preset="ultrafast")
     with pytest.raises(DataError, match=r"Limits\.max_frames"):
         load_video(path, 4, Limits(max_frames=249))
     with pytest.raises(DataError, match=r"Limits\.timeout"):

@@ -4,7 +4,6 @@ order, loss, gradients.
 
 import pytest
 import torch
-from owls import TINY, Rows, batch, media, random_owl
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama import modeling_llama
 
@@ -12,6 +11,7 @@ from mplug_owl.errors import RequestError
 from mplug_owl.models.families import FAMILIES
 from mplug_owl.models.loss import token_loss
 from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration
+from owls import TINY, Rows, batch, media, random_owl
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from owls import TINY, Rows, batch
 from PIL import Image
-from published_folders import write_json, write_published
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
@@ -16,6 +14,8 @@ from mplug_owl.models.checkpoint import Checkpoint, read_config, resolve_folder
 from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration
 from mplug_owl.models.processor import OwlProcessor
 from mplug_owl.models.published import convert, load_published
+from owls import TINY, Rows, batch
+from published_folders import write_json, write_published
 
 
 @pytest.fixture(scope="module", params=TINY)

@@ -108,6 +108,11 @@ def load(
 
 def pick_device(device: str) -> str:
     if device != "auto":
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"device {device!r} cannot be used: {reason}; try 'auto'") from None
         return device
     if torch.cuda.is_available():
         return "cuda"

@@ -9,6 +9,8 @@ Shapes: B images or videos, N vision tokens (of all frames), Q queries, M = Q + 
 width, H heads, K head width, D language width.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
@@ -49,7 +51,7 @@ class OwlAbstractorConfig(PreTrainedConfig):
     """Adds the second set of queries that the video families use for more than one frame."""
     initializer_range: float = 0.02
 
-    def __post_init__(self, **kwargs) -> None:
+    def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
@@ -104,7 +106,7 @@ class AbstractorAttention(nn.Module):
             self.register_buffer("k_pos_embed", torch.empty(keys, width))
 
     def forward(
-        self, queries_BQC: Tensor, image_BNC: Tensor, **kwargs
+        self, queries_BQC: Tensor, image_BNC: Tensor, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         memory_BMC = torch.cat((queries_BQC, image_BNC), dim=1)
         query_in, key_in = queries_BQC, memory_BMC
@@ -156,7 +158,7 @@ class AbstractorLayer(GradientCheckpointingLayer):
         self.norm2 = nn.LayerNorm(config.hidden_size, eps=QUERY_NORM_EPS)
         self.mlp = AbstractorMLP(config)
 
-    def forward(self, queries_BQC: Tensor, image_BNC: Tensor, **kwargs) -> Tensor:
+    def forward(self, queries_BQC: Tensor, image_BNC: Tensor, **kwargs: Any) -> Tensor:
         queries_BQC = self.norm1(
             queries_BQC
         )  # the residual starts from the normed queries, as published
@@ -211,7 +213,9 @@ class OwlAbstractor(PreTrainedModel):
                 init.zeros_(module.temporal_visual_fc.bias)
 
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, image_tokens: Tensor, is_video: bool = False, **kwargs) -> BaseModelOutput:
+    def forward(
+        self, image_tokens: Tensor, is_video: bool = False, **kwargs: Any
+    ) -> BaseModelOutput:
         """Summarise `image_tokens`; `is_video` (more than one frame) brings in the temporal
         queries.
         """

@@ -10,6 +10,9 @@ untouched.
 Shapes: B batch, L row length, D width, N visual rows of the whole batch (flattened B * L).
 """
 
+from typing import Any
+
+import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import LlamaConfig
@@ -46,6 +49,20 @@ def two_way(
     return out
 
 
+def two_way_norm(
+    text: LlamaRMSNorm, visual: LlamaRMSNorm, x_BLD: Tensor, visual_index: Tensor | None
+) -> Tensor:
+    """`two_way` for RMS norms: they differ in their weight alone, so rows are normalised once."""
+    if visual_index is None:
+        return text(x_BLD)
+    x = x_BLD.float()
+    x = (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + text.variance_epsilon)).to(x_BLD.dtype)
+    out = text.weight * x
+    rows = x.flatten(0, 1).index_select(0, visual_index)
+    out.flatten(0, 1).index_copy_(0, visual_index, visual.weight * rows)
+    return out
+
+
 @strict
 class AdaptiveLlamaConfig(LlamaConfig):
     model_type = "mplug_owl_adaptive_llama"
@@ -65,7 +82,7 @@ class AdaptiveLlamaAttention(LlamaAttention):
         attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         visual_index: Tensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         def heads(x: Tensor) -> Tensor:
             return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -107,15 +124,15 @@ class AdaptiveLlamaDecoderLayer(LlamaDecoderLayer):
             )
 
     def forward(
-        self, hidden_states: Tensor, visual_index: Tensor | None = None, **kwargs
+        self, hidden_states: Tensor, visual_index: Tensor | None = None, **kwargs: Any
     ) -> Tensor:
-        normed = two_way(
+        normed = two_way_norm(
             self.input_layernorm, self.visual_input_layernorm, hidden_states, visual_index
         )
         hidden_states = (
             hidden_states + self.self_attn(normed, visual_index=visual_index, **kwargs)[0]
         )
-        normed = two_way(
+        normed = two_way_norm(
             self.post_attention_layernorm,
             self.visual_post_attention_layernorm,
             hidden_states,

@@ -7,6 +7,8 @@ behind the norm. Parameters and names are the library's. Attention is eager, as 
 ALiBi is an additive bias.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import BloomConfig, BloomModel
@@ -32,7 +34,7 @@ class OwlBloomAttention(BloomAttention):
         alibi: Tensor,
         attention_mask: Tensor,
         layer_past: Cache | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
         query, key, value = self._reshape(self.query_key_value(hidden_states))
         if layer_past is not None:
@@ -72,7 +74,7 @@ class OwlBloomModel(BloomModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """`inputs_embeds` come from `embed_text`, with visual rows put in where they belong."""
         if inputs_embeds is None:

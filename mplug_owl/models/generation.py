@@ -1,6 +1,10 @@
-"""What the library's `generate` must be told about owls: ids beyond the vocabulary, BLOOM's masks, and
-Owl2.1's rotary stretch. Everything else is the library's.
+"""What the library's `generate` must be told about owls; everything else is its own.
+
+Media ids lie beyond the vocabulary, BLOOM counts ALiBi from a 2-D mask, and Owl2.1's rotary stretch
+is fixed by the prompt.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +23,13 @@ class WideLogitsProcessors(LogitsProcessorList):
         super().__init__(processors)
         self.extra = extra
 
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         wide = F.pad(scores, (0, self.extra), value=float("-inf"))
         return super().__call__(input_ids, wide, **kwargs)[:, : scores.shape[-1]]
 
 
 class OwlGenerationMixin(GenerationMixin):
-    def generate(self, inputs: Tensor | None = None, **kwargs) -> Tensor:
+    def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Tensor:
         """The library's `generate`, with Owl2.1's rotary stretch fixed once from the whole
         prompt.
         """
@@ -37,7 +41,9 @@ class OwlGenerationMixin(GenerationMixin):
             kwargs["ntk_alpha"] = decoder.ntk_alpha(mask.sum(-1))
         return super().generate(inputs, **kwargs)
 
-    def create_masks_for_generate(self, config: PreTrainedConfig, **kwargs) -> Tensor | dict | None:
+    def create_masks_for_generate(
+        self, config: PreTrainedConfig, **kwargs: Any
+    ) -> Tensor | dict | None:
         """What a static cache needs: 4-D masks, but for BLOOM the 2-D one that ALiBi is counted
         from.
         """
@@ -48,7 +54,7 @@ class OwlGenerationMixin(GenerationMixin):
             return mask
         return F.pad(mask, (0, kwargs["past_key_values"].get_max_length() - mask.shape[-1]))
 
-    def _get_logits_processor(self, *args, **kwargs) -> LogitsProcessorList:
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
         processors = super()._get_logits_processor(*args, **kwargs)
         highest = max(self.config.image_token_id, self.config.video_token_id)
         extra = highest + 1 - self.config.text_config.vocab_size

@@ -4,6 +4,7 @@ Everything comes from configurations, file headers and a model on the meta devic
 or made. How fast or how good a model is, it does not know.
 """
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,14 +17,13 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from mplug_owl.errors import CheckpointError, did_you_mean
 from mplug_owl.models.checkpoint import Checkpoint, read_config, resolve_folder
-from mplug_owl.models.families import FAMILIES
+from mplug_owl.models.families import FAMILIES, family
 from mplug_owl.models.layouts import LAYOUTS
 from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration
 from mplug_owl.models.processor import OwlProcessor
 from mplug_owl.models.published import open_published
 from mplug_owl.models.templates import FORMATS
 
-GIB = 2**30
 EXAMPLE = [
     {
         "role": "user",
@@ -48,7 +48,7 @@ class Card:
     modules: list[ModuleCard]
     parameters: int
     dtypes: dict[str, int]
-    """Parameters stored in each dtype; empty where there is no file."""
+    """Values stored in each dtype, buffers included; empty where there is no file."""
     memory: dict[str, int]
     """Bytes of the weights in float32, bfloat16 and int8."""
     image_size: int
@@ -64,8 +64,9 @@ class Card:
         width = max(len(module.what) for module in self.modules)
         rows = [f"  {m.name:<11}{m.what:<{width}} {m.parameters:>15,}" for m in self.modules]
         rows.append(f"  {'all':<11}{'':<{width}} {self.parameters:>15,}")
-        stored = ", ".join(f"{name} {count:,}" for name, count in self.dtypes.items())
-        memory = "   ".join(f"{name} {size / GIB:.2f} GiB" for name, size in self.memory.items())
+        stored = ", ".join(f"{count:,} {name}" for name, count in self.dtypes.items())
+        memory = "   ".join(f"{name} {_readable(size)}" for name, size in self.memory.items())
+        prompt = textwrap.wrap(repr(self.prompt), 86)
         lines = [
             f"{self.name}: {self.origin}",
             "",
@@ -79,7 +80,8 @@ class Card:
             f"{self.positions_per_image} positions in the language model",
             f"video       {self.video}",
             f"templates   {', '.join(self.templates)}",
-            f"prompt      {self.prompt!r}",
+            f"prompt      {prompt[0]}",
+            *(f"            {line}" for line in prompt[1:]),
         ]
         return "\n".join([*lines, *(["", self.report] if self.report else [])])
 
@@ -93,9 +95,11 @@ def describe(name_or_path: str | Path) -> Card:
     name = str(name_or_path)
     if name in FAMILIES:
         row = FAMILIES[name]
-        weights = f"released as {row.repository}" if row.repository else "random weights"
+        released = f"; released as {row.repository}" if row.repository else ""
         templates = FORMATS[row.prompt].templates
-        return _card(name, f"{row.summary}; {weights}", row.config(), templates)
+        return _card(name, row.summary + released, row.config(), templates)
+    if "/" not in name and not Path(name).exists():
+        family(name)  # it knows what was meant
     folder = resolve_folder(name_or_path)
     raw = read_config(folder)
     kind = raw["model_type"]
@@ -153,7 +157,7 @@ def _card(
 def _modules(model: OwlForConditionalGeneration) -> list[ModuleCard]:
     config = model.config
     vision, abstractor, text = config.vision_config, config.abstractor_config, config.text_config
-    owl = model.model
+    owl, decoder = model.model, type(text).__name__.removesuffix("Config")
     time = ", temporal" if vision.temporal else ""
     head = "" if config.tie_word_embeddings else "; head"
     return [
@@ -170,7 +174,7 @@ def _modules(model: OwlForConditionalGeneration) -> list[ModuleCard]:
         ),
         ModuleCard(
             "language",
-            f"f_L: {text.model_type}, {text.num_hidden_layers} layers, {text.hidden_size} wide, "
+            f"f_L: {decoder}, {text.num_hidden_layers} layers, {text.hidden_size} wide, "
             f"{text.vocab_size} words{head}",
             _count({*owl.language_model.parameters(), *model.lm_head.parameters()}),
         ),
@@ -187,6 +191,11 @@ def _dtypes(checkpoint: Checkpoint | None) -> dict[str, int]:
         assert checkpoint is not None
         counts[str(checkpoint.dtype(name)).removeprefix("torch.")] += prod(checkpoint.shape(name))
     return dict(counts)
+
+
+def _readable(size: int) -> str:
+    unit, name = (2**30, "GiB") if size >= 2**30 else (2**20, "MiB")
+    return f"{size / unit:.1f} {name}"
 
 
 def _memory(model: OwlForConditionalGeneration) -> dict[str, int]:

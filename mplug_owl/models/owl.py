@@ -53,7 +53,7 @@ class OwlConfig(PreTrainedConfig):
     """Id of a video position; the vocabulary size plus one unless given."""
     tie_word_embeddings: bool = False
 
-    def __post_init__(self, **kwargs) -> None:
+    def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
         self.check_fit()
@@ -125,14 +125,14 @@ class OwlModel(OwlPreTrainedModel):
         self.language_model = language_model(config.text_config)
         self.post_init()
 
-    def get_image_features(self, pixel_values: Tensor, **kwargs) -> BaseModelOutputWithPooling:
+    def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """[M, 3, X, Y] -> `pooler_output` [M, Q + 1, D]."""
         tokens = self.vision(pixel_values).last_hidden_state
         summary = self.abstractor(tokens).last_hidden_state
         return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=summary)
 
     def get_video_features(
-        self, pixel_values_videos: Tensor | list[Tensor], **kwargs
+        self, pixel_values_videos: Tensor | list[Tensor], **kwargs: Any
     ) -> BaseModelOutputWithPooling:
         """[M, T, 3, X, Y], or a list of [T, 3, X, Y] -> `pooler_output` [M, Q + 1, D].
 
@@ -222,7 +222,7 @@ class OwlModel(OwlPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         visual_index: Tensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """`visual_index` is needed only beside `inputs_embeds`; with `input_ids` it is found
         from them.
@@ -300,11 +300,11 @@ class OwlForConditionalGeneration(OwlPreTrainedModel, OwlGenerationMixin):
         self._tied_weights_keys = {"lm_head.weight": f"model.language_model.{table}.weight"}
         self.post_init()
 
-    def get_image_features(self, pixel_values: Tensor, **kwargs) -> BaseModelOutputWithPooling:
+    def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         return self.model.get_image_features(pixel_values, **kwargs)
 
     def get_video_features(
-        self, pixel_values_videos: Tensor | list[Tensor], **kwargs
+        self, pixel_values_videos: Tensor | list[Tensor], **kwargs: Any
     ) -> BaseModelOutputWithPooling:
         return self.model.get_video_features(pixel_values_videos, **kwargs)
 
@@ -335,7 +335,7 @@ class OwlForConditionalGeneration(OwlPreTrainedModel, OwlGenerationMixin):
             if names:
                 raise CheckpointError(
                     f"{name_or_path}: {len(names)} tensor(s) {fault}, first "
-                    f"{min(map(str, names))}; expected exactly the weights its config.json describes"
+                    f"{min(map(str, names))}; expected exactly those its config.json describes"
                 )
         return (model, info) if output_loading_info else model
 
@@ -355,7 +355,7 @@ class OwlForConditionalGeneration(OwlPreTrainedModel, OwlGenerationMixin):
         visual_index: Tensor | None = None,
         ntk_alpha: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits, and the loss if `labels` are given.
 

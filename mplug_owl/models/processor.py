@@ -7,6 +7,7 @@ not decoded here: frames come decoded.
 """
 
 import re
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -21,6 +22,7 @@ from mplug_owl.models.image_processor import OwlImageProcessorPil
 from mplug_owl.models.templates import END, carried_media, plain_messages, prompt_format
 
 Spans = Sequence[tuple[int, int]]
+_RENDERING = threading.Lock()  # the library tracks spans in the template, which threads share
 
 
 class OwlProcessor(ProcessorMixin):
@@ -127,14 +129,16 @@ class OwlProcessor(ProcessorMixin):
             raise RequestError(f"unknown variable {min(unknown)!r} for a chat template{hint}")
         if self.system is not None:
             variables.setdefault("system", self.system)
-        texts, spans = render_jinja_template(
-            [plain_messages(messages)],
-            chat_template=source or template,
-            return_assistant_tokens_mask=True,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            **variables,
-        )
+        plain = plain_messages(messages)
+        with _RENDERING:
+            texts, spans = render_jinja_template(
+                [plain],
+                chat_template=source or template,
+                return_assistant_tokens_mask=True,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                **variables,
+            )
         return texts[0], [(start, min(end, len(texts[0]))) for start, end in spans[0]]
 
     def placeholders(self, text: str) -> list[str]:

@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig
 from mplug_owl.errors import CheckpointError
 from mplug_owl.models.abstractor import compute_tables
 from mplug_owl.models.checkpoint import Checkpoint, read_config, resolve_folder
-from mplug_owl.models.families import make_processor
+from mplug_owl.models.families import FAMILIES, make_processor
 from mplug_owl.models.image_processor import OwlImageProcessorPil
 from mplug_owl.models.layouts import (
     ABSTRACTOR_PREFIX,
@@ -278,6 +278,11 @@ def convert(
 
     Raises: CheckpointError if `source` is no published checkpoint or `out` holds files already.
     """
+    if str(source) in FAMILIES:
+        raise CheckpointError(
+            f"{str(source)!r} is a family, not a checkpoint; give a published folder or a hub name "
+            f"such as {FAMILIES['owl2-7b'].repository!r}"
+        )
     folder, out = resolve_folder(source, **hub), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} exists and is not an empty folder; give another place")

@@ -9,6 +9,8 @@ Modality adaptation splits the fused q, k, v projection alone.
 Shapes: B batch, L row length, D width, H heads, K head width.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
@@ -82,7 +84,7 @@ class Qwen1Attention(nn.Module):
         attention_mask: Tensor | None,
         past_key_values: Cache | None,
         visual_index: Tensor | None,
-        **kwargs,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         fused = two_way(self.c_attn, self.visual_c_attn, x_BLD, visual_index)
         qkv_BL3HK = fused.unflatten(-1, (3, -1, self.config.head_dim))
@@ -128,7 +130,7 @@ class Qwen1Layer(GradientCheckpointingLayer):
         self.ln_2 = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp = Qwen1MLP(config)
 
-    def forward(self, x_BLD: Tensor, **kwargs) -> Tensor:
+    def forward(self, x_BLD: Tensor, **kwargs: Any) -> Tensor:
         x_BLD = x_BLD + self.attn(self.ln_1(x_BLD), **kwargs)[0]
         return x_BLD + self.mlp(self.ln_2(x_BLD))
 
@@ -211,7 +213,7 @@ class Qwen1Model(PreTrainedModel):
         use_cache: bool | None = None,
         visual_index: Tensor | None = None,
         ntk_alpha: Tensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)

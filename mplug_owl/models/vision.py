@@ -10,6 +10,8 @@ Shapes: F frames (images, or videos x frames), T frames of one video, N tokens, 
 H heads, K head width, G grid side.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
@@ -48,7 +50,7 @@ class OwlVisionConfig(PreTrainedConfig):
     """Adds the temporal branch of the video families."""
     initializer_range: float = 0.02
 
-    def __post_init__(self, **kwargs) -> None:
+    def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
@@ -74,7 +76,7 @@ def eager_attention(
     attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
     """Attention spelled out; unlike the library's it keeps float64 in float64."""
     scores_FHQN = query_FHQK @ key_FHNK.transpose(-1, -2) * scaling
@@ -98,7 +100,7 @@ class VisionAttention(nn.Module):
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x_FNC: Tensor, **kwargs) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x_FNC: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         qkv = self.query_key_value(x_FNC).unflatten(-1, (self.num_heads, 3, -1)).transpose(1, 2)
         query_FHNK, key_FHNK, value_FHNK = qkv.unbind(3)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(
@@ -168,7 +170,7 @@ class VisionLayer(GradientCheckpointingLayer):
         self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = VisionMLP(config)
 
-    def forward(self, x_FNC: Tensor, num_frames: int = 1, **kwargs) -> Tensor:
+    def forward(self, x_FNC: Tensor, num_frames: int = 1, **kwargs: Any) -> Tensor:
         if num_frames > 1:
             x_FNC = self.temporal(x_FNC, num_frames, self.use_cls_token)
         x_FNC = x_FNC + self.self_attn(self.input_layernorm(x_FNC), **kwargs)[0]
@@ -254,7 +256,7 @@ class OwlVisionModel(PreTrainedModel):
             init.zeros_(module.up_proj.bias)
 
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, pixel_values: Tensor, num_frames: int = 1, **kwargs) -> BaseModelOutput:
+    def forward(self, pixel_values: Tensor, num_frames: int = 1, **kwargs: Any) -> BaseModelOutput:
         x_FNC = self.embeddings(pixel_values.to(self.dtype))
         for layer in self.layers:
             x_FNC = layer(x_FNC, num_frames=num_frames, **kwargs)

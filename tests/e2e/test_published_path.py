@@ -12,9 +12,7 @@ import pytest
 import sentencepiece
 import tiktoken
 import torch
-from owls import TINY
 from PIL import Image
-from published_folders import write_published
 from tiktoken.load import load_tiktoken_bpe
 from tokenizers import Tokenizer
 
@@ -22,6 +20,8 @@ import mplug_owl
 from mplug_owl.cli import main
 from mplug_owl.messages import from_openai
 from mplug_owl.models.owl import OwlForConditionalGeneration
+from owls import TINY
+from published_folders import write_published
 
 QUESTION = "What color is the owl?\nLook closely: 猫头鹰."
 OWL_SYSTEM = (

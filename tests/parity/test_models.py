@@ -1,7 +1,8 @@
-"""The models against vectors taken from the original systems: every tensor, every loss, every greedy id.
+"""The models against vectors taken from the original systems: every tensor, every loss, every
+greedy id.
 
-Vectors of another folder in the same layout are checked with OWL_GOLDEN_DIR=FOLDER; families absent there are skipped.
-The copy beside this file holds the shared set, so these tests run anywhere.
+Vectors of another folder in the same layout are checked with OWL_GOLDEN_DIR=FOLDER; families absent
+there are skipped. The copy beside this file holds the shared set, so these tests run anywhere.
 """
 
 import json
@@ -21,7 +22,9 @@ TOLERANCE = 1e-4
 
 
 def cases() -> list[tuple[str, str]]:
-    """(family, case) for all that is there, plus the published families so that an absent one is reported as skipped."""
+    """(family, case) for all that is there, plus the published families so that an absent one is
+    reported as skipped.
+    """
     found = sorted(p.parent.name for p in FOLDER.glob("*/expected.safetensors"))
     rows = []
     for family in found:
@@ -58,7 +61,9 @@ class Case:
         return None if videos is None else videos.transpose(1, 2)
 
     def expand(self, rows: torch.Tensor) -> torch.Tensor:
-        """Original ids to ours; Owl2 writes -200 once an image, Owl writes -1 or -2 at every position."""
+        """Original ids to ours; Owl2 writes -200 once an image, Owl writes -1 or -2 at every
+        position.
+        """
         config = self.model.config
         if not self.flat:
             return rows.where(rows != -1, config.image_token_id).where(
@@ -70,7 +75,9 @@ class Case:
         return torch.tensor([row + [0] * (length - len(row)) for row in lists])
 
     def media(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Pixels for these rows, without the dummy that Owl2 wants for every row that has no image."""
+        """Pixels for these rows, without the dummy that Owl2 wants for every row that has no
+        image.
+        """
         images = self.images
         if self.flat and images is not None:
             counts = [row.count(-200) for row in rows.tolist()]

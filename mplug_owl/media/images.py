@@ -1,0 +1,54 @@
+"""Pictures from any source, in their own mode; the header is checked before pixels are decoded."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from PIL import Image, UnidentifiedImageError
+
+from mplug_owl.errors import DataError
+from mplug_owl.media.limits import USUAL, Limits, check_pixels
+from mplug_owl.media.source import named, read
+
+# Formats that Pillow decodes itself; others (EPS) would run programs.
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "ICO")
+
+
+def load_image(source: Any, limits: Limits = USUAL) -> Image.Image:
+    """A picture in its own mode, the first of an animation.
+
+    Raises: DataError where the source cannot be had, is no picture, is damaged or too large.
+    """
+    if isinstance(source, Image.Image):
+        check_pixels(source.size, limits, "image")
+        return source
+    name = named(source)
+    with decoding(name):
+        image = open_image(io.BytesIO(read(source, limits)), limits, name)
+        animated = getattr(image, "n_frames", 1) > 1
+        image.load()
+        return image.copy() if animated else image
+
+
+def open_image(stream: IO[bytes], limits: Limits, name: str) -> Image.Image:
+    """The picture of a stream, its header read and its size checked."""
+    image = Image.open(stream, formats=_FORMATS)
+    check_pixels(image.size, limits, name)
+    return image
+
+
+@contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Turn whatever a decoder raises over bad data into a DataError."""
+    try:
+        yield
+    except DataError:
+        raise
+    except UnidentifiedImageError:
+        raise DataError(f"{name} is no image or video of a kind that can be read") from None
+    except Exception as error:  # decoders raise what they like: OSError, SyntaxError, zlib.error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"{name} cannot be decoded ({reason}); it is damaged or cut short"
+        ) from error
