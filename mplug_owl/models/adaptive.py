@@ -10,7 +10,7 @@ untouched.
 Shapes: B batch, L row length, D width, N visual rows of the whole batch (flattened B * L).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -31,36 +31,46 @@ from transformers.models.llama.modeling_llama import (
 )
 
 
-def two_way(
-    text: nn.Module, visual: nn.Module, x_BLD: Tensor, visual_index: Tensor | None
-) -> Tensor:
-    """Apply `text` to all rows, then `visual` to those of `visual_index` (N positions in the
-    flattened B * L).
+class Visual(NamedTuple):
+    """The visual rows of a batch: where they stand in the flattened B * L, and their states."""
 
-    An empty index still runs `visual`, on zero rows, so that every rank of a training run uses
-    every parameter.
+    index_N: Tensor
+    rows_ND: Tensor
+
+
+def gather(x_BLD: Tensor, visual_index: Tensor | None) -> Visual | None:
+    if visual_index is None:
+        return None
+    return Visual(visual_index, x_BLD.flatten(0, 1).index_select(0, visual_index))
+
+
+def two_way(text: nn.Module, visual: nn.Module, x_BLD: Tensor, rows: Visual | None) -> Tensor:
+    """Apply `text` to all rows, then overwrite the visual `rows` by what `visual` makes of them.
+
+    Rows that are there but none in number still run `visual`, so that every rank of a training run
+    uses every parameter.
     """
     out = text(x_BLD)
-    if visual_index is None:
-        return out
-    rows_ND = x_BLD.flatten(0, 1).index_select(0, visual_index)
-    # `out` is fresh, so writing into it is safe and saves a copy of the whole batch.
-    out.flatten(0, 1).index_copy_(0, visual_index, visual(rows_ND))
+    if rows is not None:
+        # `out` is fresh, so writing into it is safe and saves a copy of the whole batch.
+        out.flatten(0, 1).index_copy_(0, rows.index_N, visual(rows.rows_ND))
     return out
 
 
 def two_way_norm(
     text: LlamaRMSNorm, visual: LlamaRMSNorm, x_BLD: Tensor, visual_index: Tensor | None
-) -> Tensor:
-    """`two_way` for RMS norms: they differ in their weight alone, so rows are normalised once."""
+) -> tuple[Tensor, Visual | None]:
+    """`two_way` for RMS norms, which differ in their weight alone: rows are normalised once.
+
+    Returns the visual rows beside the whole, for whoever projects them next.
+    """
     if visual_index is None:
-        return text(x_BLD)
+        return text(x_BLD), None
     x = x_BLD.float()
     x = (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + text.variance_epsilon)).to(x_BLD.dtype)
-    out = text.weight * x
-    rows = x.flatten(0, 1).index_select(0, visual_index)
-    out.flatten(0, 1).index_copy_(0, visual_index, visual.weight * rows)
-    return out
+    out, rows_ND = text.weight * x, gather(x, visual_index).rows_ND * visual.weight
+    out.flatten(0, 1).index_copy_(0, visual_index, rows_ND)
+    return out, Visual(visual_index, rows_ND)
 
 
 @strict
@@ -81,15 +91,15 @@ class AdaptiveLlamaAttention(LlamaAttention):
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
-        visual_index: Tensor | None = None,
+        visual: Visual | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         def heads(x: Tensor) -> Tensor:
             return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
         query = heads(self.q_proj(hidden_states))
-        key = heads(two_way(self.k_proj, self.visual_k_proj, hidden_states, visual_index))
-        value = heads(two_way(self.v_proj, self.visual_v_proj, hidden_states, visual_index))
+        key = heads(two_way(self.k_proj, self.visual_k_proj, hidden_states, visual))
+        value = heads(two_way(self.v_proj, self.visual_v_proj, hidden_states, visual))
         query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
@@ -126,13 +136,11 @@ class AdaptiveLlamaDecoderLayer(LlamaDecoderLayer):
     def forward(
         self, hidden_states: Tensor, visual_index: Tensor | None = None, **kwargs: Any
     ) -> Tensor:
-        normed = two_way_norm(
+        normed, visual = two_way_norm(
             self.input_layernorm, self.visual_input_layernorm, hidden_states, visual_index
         )
-        hidden_states = (
-            hidden_states + self.self_attn(normed, visual_index=visual_index, **kwargs)[0]
-        )
-        normed = two_way_norm(
+        hidden_states = hidden_states + self.self_attn(normed, visual=visual, **kwargs)[0]
+        normed, _ = two_way_norm(
             self.post_attention_layernorm,
             self.visual_post_attention_layernorm,
             hidden_states,

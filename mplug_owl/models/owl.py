@@ -377,7 +377,9 @@ class OwlForConditionalGeneration(OwlPreTrainedModel, OwlGenerationMixin):
             visual_index=visual_index,
             **kwargs,
         )
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        kept = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
+        # As plain rows: on a CPU a [B, 1, D] slice would make the head copy its whole weight.
+        logits = self.lm_head(kept.reshape(-1, kept.shape[-1])).unflatten(0, kept.shape[:-1])
         loss = None
         if labels is not None:
             labels = labels.masked_fill(

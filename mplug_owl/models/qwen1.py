@@ -25,7 +25,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from mplug_owl.models.adaptive import two_way
+from mplug_owl.models.adaptive import gather, two_way
 from mplug_owl.models.vision import eager_attention
 
 
@@ -86,7 +86,7 @@ class Qwen1Attention(nn.Module):
         visual_index: Tensor | None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        fused = two_way(self.c_attn, self.visual_c_attn, x_BLD, visual_index)
+        fused = two_way(self.c_attn, self.visual_c_attn, x_BLD, gather(x_BLD, visual_index))
         qkv_BL3HK = fused.unflatten(-1, (3, -1, self.config.head_dim))
         query_BHLK, key_BHLK, value_BHLK = qkv_BL3HK.transpose(1, 3).unbind(2)
         query_BHLK, key_BHLK = apply_rotary_pos_emb(query_BHLK, key_BHLK, *position_embeddings)
