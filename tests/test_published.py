@@ -53,9 +53,24 @@ def test_auto_classes_open_the_folder_as_it_is(
     assert_same(opened, owl)
 
 
-def test_auto_config_reads_our_fields(published: tuple[Path, OwlForConditionalGeneration]) -> None:
+def test_attention_is_chosen_through_the_auto_class(
+    published: tuple[Path, OwlForConditionalGeneration],
+) -> None:
+    folder, _ = published
+    model = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation="eager")
+    assert model.config.vision_config._attn_implementation == "eager"
+    assert model.config.text_config._attn_implementation == "eager"
+
+
+def test_auto_config_reads_our_fields_and_writes_the_native_layout(
+    published: tuple[Path, OwlForConditionalGeneration], tmp_path: Path
+) -> None:
     folder, owl = published
     config = AutoConfig.from_pretrained(folder)
+    config.save_pretrained(tmp_path)
+    again = AutoConfig.from_pretrained(tmp_path)
+    assert type(again) is OwlConfig
+    assert again.vision_config.to_dict() == config.vision_config.to_dict()
     assert isinstance(config, OwlConfig)
     assert config.vision_config.hidden_size == owl.config.vision_config.hidden_size
     assert config.media_length == owl.config.media_length

@@ -176,6 +176,10 @@ class PublishedConfig(OwlConfig):
         fields = translate(config_dict | {"model_type": cls.model_type}).to_dict()
         return super().from_dict(fields | {"model_type": cls.model_type}, **kwargs)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Written down, the fields are ours, and so is the layout."""
+        return super().to_dict() | {"model_type": OwlConfig.model_type}
+
 
 class PublishedOwl(OwlForConditionalGeneration):
     """Opens a published folder; what comes back is an `OwlForConditionalGeneration` and is saved
@@ -185,7 +189,9 @@ class PublishedOwl(OwlForConditionalGeneration):
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, *args: Any, **kwargs: Any) -> Any:
         hub = {k: kwargs.pop(k) for k in HUB_ARGUMENTS if k in kwargs}
-        kwargs.pop("config", None)  # the one AutoConfig read has not seen the tensors
+        config = kwargs.pop("config", None)  # the one AutoConfig read has not seen the tensors
+        if config is not None and config._attn_implementation is not None:
+            kwargs.setdefault("attn_implementation", config._attn_implementation)
         return load_published(resolve_folder(name_or_path, **hub), **kwargs)[0]
 
 

@@ -16,7 +16,9 @@ from transformers import AutoModelForImageTextToText
 
 import mplug_owl.models  # noqa: F401 - registers the Auto classes
 
-FOLDER = Path(os.environ.get("OWL_GOLDEN_DIR", Path(__file__).parent / "golden"))
+SHARED = Path(__file__).parents[3] / "shared" / "golden"
+COPY = Path(__file__).parent / "golden"
+FOLDER = Path(os.environ.get("OWL_GOLDEN_DIR", SHARED if SHARED.is_dir() else COPY))
 FAMILIES = ["owl", "owl_video", "owl_bloom", "owl2", "owl2_1"]
 TOLERANCE = 1e-4
 
