@@ -165,6 +165,8 @@ def _json_source(source: Any) -> Any:
         return str(source)
     if isinstance(source, list | tuple):
         return [_json_source(frame) for frame in source]
+    if callable(getattr(source, "read", None)):  # a member of a tar
+        source = source.read()
     if isinstance(source, bytes):
         return "data:application/octet-stream;base64," + base64.b64encode(source).decode()
     if callable(getattr(source, "save", None)):

@@ -1,10 +1,12 @@
 """What all tests share: one thread a process, no network, and small owls built once a session."""
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OWL_CACHE", tempfile.mkdtemp(prefix="owl-cache-"))
 
 import pytest
 import torch

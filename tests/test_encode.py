@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mplug_owl.data.encode import IGNORED, Cuts, Encoded, collate, encode
+from mplug_owl.data.encode import IGNORED, Cuts, Encoded, encode, encode_caption
 from mplug_owl.data.formats import from_llava_record, from_owl_record, parse_owl_text
 from mplug_owl.errors import DataError
 from mplug_owl.messages import ImagePart, Message, TextPart, VideoPart, chat_dicts
@@ -253,17 +253,36 @@ def test_pictures_are_never_cut(owl: OwlProcessor) -> None:
         encode(talk, owl, max_length=30)
 
 
-# ---- collation -------------------------------------------------------------------------------
+# ---- captions --------------------------------------------------------------------------------
 
 
-def test_collate() -> None:
-    rows = [Encoded([5, 6, 7], [IGNORED, 6, 7], []), Encoded([8], [8], [])]
-    batch = collate(rows, pad_id=0)
-    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
-    assert batch["labels"].tolist() == [[IGNORED, 6, 7], [8, IGNORED, IGNORED]]
-    left = collate(rows, pad_id=9, length=4, side="left")
-    assert left["input_ids"].tolist() == [[9, 5, 6, 7], [9, 9, 9, 8]]
-    assert left["labels"].tolist() == [[IGNORED, IGNORED, 6, 7], [IGNORED] * 3 + [8]]
-    with pytest.raises(DataError, match="a row of 3 positions in a batch of 2"):
-        collate(rows, pad_id=0, length=2)
+def caption(text: str) -> list[Message]:
+    return [user(ImagePart("a")), ai(text)]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_captions_are_picture_words_and_end(form: str) -> None:
+    processor = make(form)
+    row = encode_caption(caption(" a dog\n"), processor)
+    assert learnt(row, processor) == "a dog</s>"
+    start = {"owl": "<s>###", "owl2": "###<s>", "owl2.1": "###"}[form]
+    assert shown(row, processor) == f"{start}a dog</s>"
+    assert [part.source for part in row.media] == ["a"]
+
+
+def test_long_captions_are_cut_but_end(owl: OwlProcessor) -> None:
+    whole = encode_caption(caption("word " * 50), owl)
+    assert encode_caption(caption("word " * 50), owl, max_length=len(whole.ids)) == whole
+    row = encode_caption(caption("word " * 50), owl, max_length=20)
+    assert shown(row, owl) == "<s>###" + "word word word " + "</s>"
+    assert row.cuts == Cuts(answer_tokens=len(whole.ids) - 20)
+    for length in (0, 1, 4, 5):
+        with pytest.raises(DataError, match=f"does not fit into {length}"):
+            encode_caption(caption("word"), owl, max_length=length)
+
+
+def test_captions_without_words(owl: OwlProcessor) -> None:
+    with pytest.raises(DataError, match="an empty caption"):
+        encode_caption(caption(" "), owl)
+    with pytest.raises(DataError, match=r"2 placeholder\(s\) but the conversation 1"):
+        encode_caption(caption("what <image> means"), owl)

@@ -2,7 +2,8 @@
 
 A conversation that is too long loses its oldest turns first; then the last answer is cut from its
 end but still ends; its prompt is cut only if it must be. Pictures are never cut: those of a lost
-turn move to the first turn that is kept, and a row they do not fit into is a DataError.
+turn move to the first turn that is kept, and a row they do not fit into is a DataError. No file is
+opened here.
 """
 
 from bisect import bisect_left
@@ -10,9 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor
-
+from mplug_owl.data.conversation import Conversation
 from mplug_owl.errors import DataError
 from mplug_owl.messages import ImagePart, Message, TextPart, VideoPart, chat_dicts, media
 
@@ -25,6 +24,8 @@ class Prompter(Protocol):
     tokenizer: Any
     num_frames: int
     answer_end: str
+    image_token: str
+    video_token: str
     image_token_id: int
     video_token_id: int
 
@@ -62,6 +63,39 @@ class Encoded:
     cuts: Cuts = Cuts()
 
 
+def encode_conversation(
+    conversation: Conversation,
+    processor: Prompter,
+    *,
+    template: str = "training",
+    max_length: int | None = None,
+) -> Encoded:
+    """The row of a conversation of either kind. Raises: DataError, as `encode` does."""
+    if conversation.kind == "caption":
+        return encode_caption(conversation.messages, processor, max_length=max_length)
+    return encode(conversation.messages, processor, template=template, max_length=max_length)
+
+
+def encode_caption(
+    messages: Sequence[Message], processor: Prompter, *, max_length: int | None = None
+) -> Encoded:
+    """A picture, its caption and the end: no roles, and only caption and end are learnt.
+
+    Raises: DataError where the caption is empty or the picture does not fit.
+    """
+    shown = media(messages)
+    caption = messages[-1].text.strip()
+    if not caption:
+        raise DataError("an empty caption; expected words to learn")
+    head = "".join(
+        processor.image_token if isinstance(part, ImagePart) else processor.video_token
+        for part in shown
+    )
+    text = head + caption + processor.answer_end
+    row = _encoded(text, [(len(head), len(text))], shown, processor)
+    return row if max_length is None else _with_short_answer(row, processor, max_length)
+
+
 def encode(
     messages: Sequence[Message],
     processor: Prompter,
@@ -85,8 +119,17 @@ def encode(
 def _row(
     messages: Sequence[Message], processor: Prompter, template: str, cuts: Cuts = Cuts()
 ) -> Encoded:
-    shown = media(messages)
     text, spans = processor.render(chat_dicts(messages), template)
+    return _encoded(text, spans, media(messages), processor, cuts)
+
+
+def _encoded(
+    text: str,
+    spans: Sequence[tuple[int, int]],
+    shown: list[ImagePart | VideoPart],
+    processor: Prompter,
+    cuts: Cuts = Cuts(),
+) -> Encoded:
     have = ["image" if isinstance(part, ImagePart) else "video" for part in shown]
     found = processor.placeholders(text)
     if found != have:
@@ -125,7 +168,7 @@ class _Shortener:
         drop = len(self.turns) - 1
         row = self._without(drop)
         if self._leaves_no_answer(row):
-            _, answer = self._lengths(row)
+            _, answer = _lengths(row)
             goal = self.max_length - min(answer, self.max_length // 2)
             text = sum(len(message.text) for message in self.turns[drop][:-1])
             row = self._without(
@@ -133,17 +176,17 @@ class _Shortener:
                 bisect_left(
                     range(text),
                     True,
-                    key=lambda count: self._lengths(self._without(drop, count))[0] <= goal,
+                    key=lambda count: _lengths(self._without(drop, count))[0] <= goal,
                 ),
             )
             if self._leaves_no_answer(row):
-                raise DataError(self._complaint(row))
-        return self._with_short_answer(row)
+                raise DataError(_complaint(row, self.processor, self.max_length))
+        return _with_short_answer(row, self.processor, self.max_length)
 
     def _leaves_no_answer(self, row: Encoded) -> bool:
         """Whether nothing of the answer but its end would fit behind the prompt."""
-        prompt, answer = self._lengths(row)
-        return prompt + min(answer, len(self._end()) + 1) > self.max_length
+        prompt, answer = _lengths(row)
+        return prompt + min(answer, len(_end(self.processor)) + 1) > self.max_length
 
     def _fits_without(self, turns: int) -> bool:
         return len(self._without(turns).ids) <= self.max_length
@@ -167,51 +210,40 @@ class _Shortener:
         cuts = Cuts(turns=turns, prompt_characters=characters)
         return _row([*self.system, *kept], self.processor, self.template, cuts)
 
-    def _lengths(self, row: Encoded) -> tuple[int, int]:
-        """Positions before the answer, and of the answer."""
-        start = next(i for i, label in enumerate(row.labels) if label != IGNORED)
-        return start, len(row.ids) - start
 
-    def _with_short_answer(self, row: Encoded) -> Encoded:
-        lost = len(row.ids) - self.max_length
-        if lost <= 0:
-            return row
-        end = self._end()
-        ids = [*row.ids[: self.max_length - len(end)], *end]
-        if self._media_positions(ids) != self._media_positions(row.ids):
-            raise DataError(self._complaint(row))
-        labels = [*row.labels[: self.max_length - len(end)], *end]
-        cuts = Cuts(row.cuts.turns, row.cuts.prompt_characters, answer_tokens=lost)
-        return Encoded(ids, labels, row.media, cuts)
-
-    def _end(self) -> list[int]:
-        made = self.processor.tokenizer(self.processor.answer_end, add_special_tokens=False)
-        return list(made["input_ids"])
-
-    def _media_positions(self, ids: Sequence[int]) -> int:
-        return ids.count(self.processor.image_token_id) + ids.count(self.processor.video_token_id)
-
-    def _complaint(self, row: Encoded) -> str:
-        return (
-            f"a prompt of {self._lengths(row)[0]} positions, {self._media_positions(row.ids)} of "
-            f"them for {len(row.media)} image(s) and video(s), does not fit into "
-            f"{self.max_length}; raise the length or leave the record out"
-        )
+def _with_short_answer(row: Encoded, processor: Prompter, max_length: int) -> Encoded:
+    """The row with its last answer cut to fit; it still ends as an answer does."""
+    lost = len(row.ids) - max_length
+    if lost <= 0:
+        return row
+    end = _end(processor)
+    kept = max_length - len(end)
+    ids = [*row.ids[:kept], *end]
+    no_answer = kept <= _lengths(row)[0]
+    if no_answer or _media_positions(ids, processor) != _media_positions(row.ids, processor):
+        raise DataError(_complaint(row, processor, max_length))
+    cuts = Cuts(row.cuts.turns, row.cuts.prompt_characters, answer_tokens=lost)
+    return Encoded(ids, [*row.labels[:kept], *end], row.media, cuts)
 
 
-def collate(
-    rows: Sequence[Encoded], pad_id: int, length: int | None = None, side: str = "right"
-) -> dict[str, Tensor]:
-    """`input_ids`, `attention_mask`, `labels` [rows, length], to the longest row unless given."""
-    longest = max(len(row.ids) for row in rows)
-    length = longest if length is None else length
-    if longest > length:
-        raise DataError(f"a row of {longest} positions in a batch of {length}; encode it shorter")
-    columns: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "labels": []}
-    for row in rows:
-        gap = length - len(row.ids)
-        for (name, column), fill in zip(columns.items(), (pad_id, 0, IGNORED), strict=True):
-            values = {"input_ids": row.ids, "labels": row.labels}.get(name, [1] * len(row.ids))
-            padding = [fill] * gap
-            column.append([*padding, *values] if side == "left" else [*values, *padding])
-    return {name: torch.tensor(column, dtype=torch.long) for name, column in columns.items()}
+def _end(processor: Prompter) -> list[int]:
+    made = processor.tokenizer(processor.answer_end, add_special_tokens=False)
+    return list(made["input_ids"])
+
+
+def _media_positions(ids: Sequence[int], processor: Prompter) -> int:
+    return ids.count(processor.image_token_id) + ids.count(processor.video_token_id)
+
+
+def _lengths(row: Encoded) -> tuple[int, int]:
+    """Positions before the answer, and of the answer."""
+    start = next(i for i, label in enumerate(row.labels) if label != IGNORED)
+    return start, len(row.ids) - start
+
+
+def _complaint(row: Encoded, processor: Prompter, max_length: int) -> str:
+    return (
+        f"a prompt of {_lengths(row)[0]} positions, {_media_positions(row.ids, processor)} of "
+        f"them for {len(row.media)} image(s) and video(s), does not fit into {max_length}; raise "
+        "the length or leave the record out"
+    )

@@ -77,10 +77,10 @@ def from_llava_record(record: Record) -> list[Message]:
         if speaker == "system" and not number:
             messages.append(Message("system", value))
             continue
-        if speaker not in _LLAVA_ROLES:
+        role = _LLAVA_ROLES.get(str(speaker))
+        if role is None:
             hint = did_you_mean(str(speaker), _LLAVA_ROLES)
             raise DataError(f"turn {number} is from {speaker!r}{hint}")
-        role = _LLAVA_ROLES[speaker]
         parts = media.split(value)
         if role == "assistant" and not any(message.role == "user" for message in messages):
             continue
@@ -267,7 +267,7 @@ class _Media:
 
     def _fill_part(self, part: Any) -> Any:
         kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind not in self.used:
+        if not isinstance(kind, str) or kind not in self.used:
             return part
         if any(part.get(key) is not None for key in (kind, f"{kind}_url", "url", "path")):
             self.given[kind] += 1  # brings its own

@@ -1,0 +1,231 @@
+"""`owl doctor`: data examined before a run, row by row, as the run would read them.
+
+`examine` looks at sources and gives a report; `add_arguments` and `run` are its command line. Light
+to import: what looks at rows is imported when rows are looked at. Recipes and models are opened by
+the caller.
+"""
+
+import argparse
+import os
+import sys
+from array import array
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from mplug_owl.data.report import Report, Sample, Tally
+from mplug_owl.errors import DataError, RequestError
+
+if TYPE_CHECKING:
+    from mplug_owl.data.checkup import Checker, Checkup
+    from mplug_owl.data.conversation import Conversation
+    from mplug_owl.data.encode import Prompter
+    from mplug_owl.data.sources import Source
+
+_SAMPLES = 6
+_TOGETHER = 256  # rows read before they are handed to the threads
+_MAX_LENGTH = 2048
+_TEMPLATE = "training"
+_BAD_SHARE = 0.05
+
+
+class SourceSettings(Protocol):
+    """A source as a recipe names it."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def format(self) -> str | None: ...
+    @property
+    def image_root(self) -> str | None: ...
+
+
+class DataSettings(Protocol):
+    """What a recipe says about its data."""
+
+    @property
+    def sources(self) -> Sequence[SourceSettings]: ...
+    @property
+    def held_out(self) -> Sequence[SourceSettings]: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def template(self) -> str: ...
+    @property
+    def bad_share(self) -> float: ...
+
+
+def examine(
+    sources: "Sequence[Source]",
+    processor: "Prompter | None" = None,
+    *,
+    max_length: int = _MAX_LENGTH,
+    template: str = _TEMPLATE,
+    rows: int | None = None,
+    decode: bool = True,
+    bad_share: float = _BAD_SHARE,
+    workers: int | None = None,
+    progress: bool = False,
+) -> Report:
+    """Look at every row, or at `rows` of each source, evenly spread.
+
+    Without a processor nothing is known about tokens. `decode=False` reads no more than the headers
+    of pictures. Runs on `workers` threads, by default one for each core.
+    """
+    from tqdm import tqdm
+
+    from mplug_owl.data.checkup import Checker
+
+    if processor is not None:
+        processor.render([], template)  # an unknown template is no fault of the rows
+    checker = Checker(processor, template, max_length, decode)
+    unit, limit = ("tokens", max_length) if processor is not None else ("characters", None)
+    report = Report(unit, limit, bad_share)  # type: ignore[arg-type]  # unit is one of the two
+    chosen = [_spread(len(source), rows) for source in sources]
+    usable = []
+    with (
+        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
+        tqdm(
+            total=sum(map(len, chosen)), unit="row", desc="examining", disable=not progress or None
+        ) as bar,
+    ):
+        for source, numbers in zip(sources, chosen, strict=True):
+            tally = Tally(source.name, source.format, len(source))
+            ids: dict[int, int] = {}
+            good = array("Q")
+            for row, checkup in _checked(source, numbers, checker, pool):
+                first = ids.setdefault(hash(checkup.id), row)
+                if first != row:
+                    checkup.add("duplicate-id", f"{source.origin(first)} has the same id")
+                _count(checkup, tally)
+                report.findings += checkup.findings
+                if not checkup.refused:
+                    good.append(row)
+                bar.update()
+            report.tallies.append(tally)
+            usable.append(good)
+    report.samples = _samples(sources, usable, checker)
+    return report
+
+
+def _spread(total: int, count: int | None) -> Sequence[int]:
+    """`count` row numbers of `total`, or all of them."""
+    if count is None or count >= total:
+        return range(total)
+    return [(2 * index + 1) * total // (2 * count) for index in range(count)]
+
+
+def _checked(
+    source: "Source", numbers: Sequence[int], checker: "Checker", pool: ThreadPoolExecutor
+) -> "Iterator[tuple[int, Checkup]]":
+    for start in range(0, len(numbers), _TOGETHER):
+        some = numbers[start : start + _TOGETHER]
+        read = [_read(source, row) for row in some]
+        yield from zip(some, pool.map(checker.check, map(source.origin, some), read), strict=True)
+
+
+def _read(source: "Source", row: int) -> "Conversation | DataError":
+    try:
+        return source[row]
+    except DataError as error:
+        return error
+
+
+def _count(checkup: "Checkup", tally: Tally) -> None:
+    tally.examined += 1
+    tally.edges.extend(checkup.edges)
+    if checkup.refused:
+        tally.refused += 1
+        return
+    tally.kept += checkup.kept
+    tally.learnt += checkup.learnt
+    tally.lengths.append(checkup.length)
+    tally.media.append(checkup.media)
+
+
+def _samples(
+    sources: "Sequence[Source]", usable: "Sequence[array[int]]", checker: "Checker"
+) -> list[Sample]:
+    """Six usable rows, from all sources in turn, spread over each of them."""
+    some = [(source, rows) for source, rows in zip(sources, usable, strict=True) if rows]
+    if not some:
+        return []
+    each = -(-_SAMPLES // len(some))
+    places = [
+        (source, rows[index])
+        for turn in range(each)
+        for source, rows in some
+        for index in [(2 * turn + 1) * len(rows) // (2 * each)]
+    ]
+    # A short source would show a row twice.
+    distinct = {source.origin(row): (source, row) for source, row in places}
+    return [
+        checker.sample(where, source[row])
+        for where, (source, row) in [*distinct.items()][:_SAMPLES]
+    ]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `owl doctor`."""
+    parser.add_argument(
+        "data", nargs="*", metavar="DATA", help="files, folders, globs; else those of the recipe"
+    )
+    parser.add_argument("--recipe", metavar="R", help="a recipe: length, template, data, model")
+    parser.add_argument("--model", metavar="M", help="folder, hub name or family, for its tokens")
+    parser.add_argument("--format", metavar="F", help="record format of DATA (default: recognised)")
+    parser.add_argument("--image-root", metavar="DIR", help="folder of the media of DATA")
+    parser.add_argument("--max-length", type=int, metavar="N", help=f"default: {_MAX_LENGTH}")
+    parser.add_argument("--rows", type=int, metavar="N", help="look at N rows of each source only")
+    parser.add_argument(
+        "--headers", action="store_true", help="do not decode pictures; much faster, finds less"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: one a core)")
+    parser.add_argument("--json", action="store_true", help="for programs; names every row")
+    parser.add_argument("--html", metavar="OUT", help="write a page with samples of the rows too")
+
+
+def run(
+    arguments: argparse.Namespace,
+    data: DataSettings | None = None,
+    processor: "Prompter | None" = None,
+) -> int:
+    """Examine what the command line names and print the report.
+
+    `data` is the data section of the recipe, `processor` that of the model, or of the recipe's.
+    Returns 0 where nothing was found, 1 for warnings, 2 for errors.
+    """
+    from mplug_owl.data.sources import open_source
+
+    assert not arguments.recipe or data is not None, "the caller opens the recipe"
+    assert not arguments.model or processor is not None, "the caller opens the model"
+    for name in ("max_length", "rows", "workers"):
+        if (value := getattr(arguments, name)) is not None and value < 1:
+            raise RequestError(f"--{name.replace('_', '-')} {value}; expected a positive number")
+    if arguments.data:
+        sources = [
+            open_source(path, arguments.format, arguments.image_root) for path in arguments.data
+        ]
+    elif data is not None and data.sources:
+        named = [*data.sources, *data.held_out]
+        sources = [open_source(each.path, each.format, each.image_root) for each in named]
+    else:
+        raise RequestError("no data to examine; name files or folders, or a recipe with sources")
+    report = examine(
+        sources,
+        processor,
+        max_length=arguments.max_length or (data.max_length if data else _MAX_LENGTH),
+        template=data.template if data else _TEMPLATE,
+        rows=arguments.rows,
+        decode=not arguments.headers,
+        bad_share=data.bad_share if data else _BAD_SHARE,
+        workers=arguments.workers,
+        progress=True,
+    )
+    print(report.to_json() if arguments.json else report)
+    if arguments.html:
+        from mplug_owl.data.page import page
+
+        Path(arguments.html).write_text(page(report), encoding="utf-8")
+        print(f"page written to {arguments.html}", file=sys.stderr)
+    return report.status
