@@ -2,6 +2,8 @@
 order, loss, gradients.
 """
 
+import copy
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -157,6 +159,31 @@ def test_eager_attention_equals_sdpa(family: str) -> None:
     owl.set_attn_implementation("eager")
     kept = inputs["attention_mask"].bool()
     torch.testing.assert_close(owl(**inputs).logits[kept], sdpa[kept], rtol=0, atol=1e-4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_a_mask_of_true_and_false_means_the_same_everywhere(
+    owl: OwlForConditionalGeneration, implementation: str
+) -> None:
+    """Two rows packed into one, by a block-diagonal mask, equal each row alone."""
+    if implementation == "sdpa" and "bloom" in owl.config.text_config.model_type:
+        pytest.skip("BLOOM is eager only")
+    owl = copy.deepcopy(owl)
+    owl.set_attn_implementation(implementation)
+    rows = mixed_rows(owl)[:2]
+    lengths = [len(row.ids) for row in rows]
+    segment = torch.tensor([i for i, n in enumerate(lengths) for _ in range(n)])
+    mask = (segment[:, None] == segment) & torch.ones(len(segment), len(segment)).tril().bool()
+    packed = owl(
+        input_ids=torch.tensor([[i for row in rows for i in row.ids]]),
+        attention_mask=mask[None, None],
+        position_ids=torch.cat([torch.arange(n) for n in lengths])[None],
+        **media(rows),
+    ).logits[0]
+    alone = torch.cat([owl(**batch([row])).logits[0] for row in rows])
+    exact = implementation == "sdpa"  # the library's eager softmax is in float32
+    torch.testing.assert_close(packed, alone, rtol=0, atol=1e-9 if exact else 1e-4)
 
 
 @torch.inference_mode()

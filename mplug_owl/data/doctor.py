@@ -78,10 +78,12 @@ def examine(
     from mplug_owl.data.checkup import Checker
 
     if processor is not None:
-        processor.render([], template)  # an unknown template is no fault of the rows
+        # An unknown template is no fault of the rows.
+        processor.render([{"role": "user", "content": "?"}], template)
     checker = Checker(processor, template, max_length, decode)
-    unit, limit = ("tokens", max_length) if processor is not None else ("characters", None)
-    report = Report(unit, limit, bad_share)  # type: ignore[arg-type]  # unit is one of the two
+    report = Report("characters", None, bad_share)
+    if processor is not None:
+        report = Report("tokens", max_length, bad_share)
     chosen = [_spread(len(source), rows) for source in sources]
     usable = []
     with (
@@ -195,22 +197,15 @@ def run(
     `data` is the data section of the recipe, `processor` that of the model, or of the recipe's.
     Returns 0 where nothing was found, 1 for warnings, 2 for errors.
     """
-    from mplug_owl.data.sources import open_source
-
     assert not arguments.recipe or data is not None, "the caller opens the recipe"
     assert not arguments.model or processor is not None, "the caller opens the model"
     for name in ("max_length", "rows", "workers"):
         if (value := getattr(arguments, name)) is not None and value < 1:
             raise RequestError(f"--{name.replace('_', '-')} {value}; expected a positive number")
-    if arguments.data:
-        sources = [
-            open_source(path, arguments.format, arguments.image_root) for path in arguments.data
-        ]
-    elif data is not None and data.sources:
-        named = [*data.sources, *data.held_out]
-        sources = [open_source(each.path, each.format, each.image_root) for each in named]
-    else:
-        raise RequestError("no data to examine; name files or folders, or a recipe with sources")
+    page_path = Path(arguments.html) if arguments.html else None
+    if page_path is not None and not page_path.absolute().parent.is_dir():
+        raise RequestError(f"--html {arguments.html}: its folder does not exist; make it first")
+    sources = _opened(arguments, data)
     report = examine(
         sources,
         processor,
@@ -223,9 +218,26 @@ def run(
         progress=True,
     )
     print(report.to_json() if arguments.json else report)
-    if arguments.html:
+    if page_path is not None:
         from mplug_owl.data.page import page
 
-        Path(arguments.html).write_text(page(report), encoding="utf-8")
-        print(f"page written to {arguments.html}", file=sys.stderr)
+        page_path.write_text(page(report), encoding="utf-8")
+        print(f"page written to {page_path}", file=sys.stderr)
     return report.status
+
+
+def _opened(arguments: argparse.Namespace, data: DataSettings | None) -> "list[Source]":
+    from mplug_owl.data.sources import open_source
+
+    if arguments.data:
+        return [
+            open_source(path, arguments.format, arguments.image_root) for path in arguments.data
+        ]
+    if data is None or not data.sources:
+        raise RequestError("no data to examine; name files or folders, or a recipe with sources")
+    if arguments.format or arguments.image_root:
+        raise RequestError(
+            "--format and --image-root are for DATA on the command line; the recipe has its own"
+        )
+    named = [*data.sources, *data.held_out]
+    return [open_source(each.path, each.format, each.image_root) for each in named]

@@ -324,6 +324,8 @@ class Loader:
                 sampler=count(step) if self.steps is None else range(step, self.steps),
                 num_workers=workers,
                 prefetch_factor=1 if workers else None,
+                # Its own, or starting workers would move the random state that dropout draws from.
+                generator=torch.Generator(),
             )
         )
 

@@ -16,7 +16,8 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto
 h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 table { border-collapse: collapse } td, th { padding: .15rem .7rem; text-align: right }
 td:first-child, th:first-child { text-align: left }
-thead, .bars tr { border-bottom: 1px solid var(--edge) }
+thead, .bars tr { border-bottom: 1px solid var(--edge) } .bars { width: 100% }
+table, details { margin-bottom: .6rem }
 .verdict { font-weight: 600 } .error { color: #c0392b } .warning { color: #b9770e }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: 1rem }
 .card { border: 1px solid var(--edge); border-radius: .5rem; padding: .8rem; overflow: auto }

@@ -8,7 +8,7 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any, Literal, NamedTuple
 
@@ -95,7 +95,8 @@ class Tally:
     """Shorter edge in pixels of each image and video that can be read, in any row."""
 
 
-class Bin(NamedTuple):
+@dataclass(frozen=True)
+class Bin:
     low: int
     high: int | None
     """The last value that counts; None for all that follow."""
@@ -179,7 +180,7 @@ class Report:
                 for tally in self.tallies
             ],
             "histograms": {
-                title: [each._asdict() for each in bins] for title, bins in self.histograms.items()
+                title: [asdict(each) for each in bins] for title, bins in self.histograms.items()
             },
             "samples": [
                 {"where": s.where, "id": s.id, "pieces": [piece._asdict() for piece in s.pieces]}

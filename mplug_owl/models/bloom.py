@@ -82,14 +82,17 @@ class OwlBloomModel(BloomModel):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         batch, length = inputs_embeds.shape[:2]
-        if attention_mask is None:  # ALiBi counts real keys; without a mask all of them are
+        real = attention_mask
+        if real is None or real.ndim == 4:
+            # ALiBi counts real keys. Without a 2-D mask all are counted; that also serves packed
+            # rows, since only differences within a sample matter.
             keys = (
                 past_key_values.get_mask_sizes(length, 0)[0]
                 if past_key_values is not None
                 else length
             )
-            attention_mask = torch.ones(batch, keys, dtype=torch.long, device=inputs_embeds.device)
-        alibi = build_alibi_tensor(attention_mask, self.num_heads, inputs_embeds.dtype)
+            real = torch.ones(batch, keys, dtype=torch.long, device=inputs_embeds.device)
+        alibi = build_alibi_tensor(real, self.num_heads, inputs_embeds.dtype)
         mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,

@@ -83,17 +83,20 @@ class OwlImageProcessorPil(PilBackend):
     ) -> BatchFeature:
         if aspect not in _RULES:
             raise ConfigError(f"unknown aspect {aspect!r}{did_you_mean(aspect, _RULES)}")
-        mean = np.asarray(image_mean, np.float32)[:, None, None]
-        std = np.asarray(image_std, np.float32)[:, None, None]
-        scale = np.float32(rescale_factor)
-        pixels = []
-        for image in images if isinstance(images, list | tuple) else [images]:
+        pictures = images if isinstance(images, list | tuple) else [images]
+        # A byte has 256 values: looking them up gives the same numbers as the arithmetic, faster.
+        levels = np.arange(256, dtype=np.float32) * np.float32(rescale_factor)
+        mean, std = np.float32(image_mean), np.float32(image_std)
+        tables = (levels - mean[:, None]) / std[:, None]
+        pixels = np.empty((len(pictures), 3, size.height, size.width), np.float32)
+        for image, channels in zip(pictures, pixels, strict=True):
             picture = _RULES[aspect](
                 _eight_bit(as_picture(image)), size.height, Image.Resampling(resample), image_mean
             )
-            channels = np.asarray(picture, np.float32).transpose(2, 0, 1)
-            pixels.append((channels * scale - mean) / std)
-        return BatchFeature({"pixel_values": torch.from_numpy(np.stack(pixels))})
+            levels_XYC = np.asarray(picture)
+            for channel, table in enumerate(tables):
+                np.take(table, levels_XYC[..., channel], out=channels[channel], mode="clip")
+        return BatchFeature({"pixel_values": torch.from_numpy(pixels)})
 
 
 def as_picture(image: Any) -> Image.Image:

@@ -32,6 +32,7 @@ from mplug_owl.models.abstractor import OwlAbstractor, OwlAbstractorConfig
 from mplug_owl.models.bloom import OwlBloomModel
 from mplug_owl.models.generation import OwlGenerationMixin
 from mplug_owl.models.loss import IGNORED, token_loss
+from mplug_owl.models.masks import as_attention_takes
 from mplug_owl.models.vision import OwlVisionConfig, OwlVisionModel
 
 
@@ -245,7 +246,10 @@ class OwlModel(OwlPreTrainedModel):
             )
         if visual_index is not None:
             kwargs["visual_index"] = visual_index
-        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+        if attention_mask is not None and attention_mask.ndim == 4:
+            text = self.config.text_config
+            attention_mask = as_attention_takes(attention_mask, text, inputs_embeds.dtype)
+        elif position_ids is None and attention_mask is not None:
             # Real tokens are numbered from 0 wherever the padding lies, so a padded row equals the
             # row alone.
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[

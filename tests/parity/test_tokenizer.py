@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mplug_owl.data.encode import IGNORED, Encoded, collate, encode
+from mplug_owl.data.encode import IGNORED, Encoded, encode
 from mplug_owl.data.formats import from_llava_record, from_owl_record, parse_owl_text
+from mplug_owl.data.packing import lay_out
 from mplug_owl.errors import DataError
 from mplug_owl.messages import ImagePart, Message, TextPart, chat_dicts
 from mplug_owl.models.image_processor import OwlImageProcessorPil
@@ -154,11 +155,15 @@ def test_owl_records(name: str, owl: OwlProcessor) -> None:
     length = entry["max_length"] + 1
     assert len(row.ids) == entry["seq_length"]
     assert len(row.media) == entry["n_images"]
-    batch = collate([row], pad_id=0, length=length)
-    assert batch["input_ids"].tolist() == [ours(entry["input_ids"], owl)]
-    assert batch["labels"][0, 0] == IGNORED
-    assert batch["labels"][0, 1:].tolist() == entry["effective_labels_from_position_1"]
-    assert (batch["labels"] != IGNORED).sum() == entry["n_loss_tokens"]
+    # Rows are laid out in lengths of their own; what upstream pads with must be padding here too.
+    laid = {key: value[0].tolist() for key, value in lay_out([[row]], pad_id=0).items()}
+    gap = length - len(laid["labels"])
+    padded = [*laid["input_ids"], *[0] * gap][:length]
+    labels = [*laid["labels"], *[IGNORED] * gap][:length]
+    assert padded == ours(entry["input_ids"], owl)
+    assert labels[0] == IGNORED
+    assert labels[1:] == entry["effective_labels_from_position_1"]
+    assert sum(label != IGNORED for label in laid["labels"]) == entry["n_loss_tokens"]
 
 
 @pytest.mark.parametrize("name", GOLDENS["owl_records"])
@@ -251,7 +256,10 @@ def test_two_images_in_a_turn_are_two(owl2: OwlProcessor) -> None:
 def test_owl2_collation(owl2: OwlProcessor) -> None:
     entry = GOLDENS["owl2_collate"]
     rows = [owl2_row("owl2_records_v1", name, owl2) for name in entry["records"]]
-    batch = collate(rows, pad_id=owl2.tokenizer.pad_token_id)
-    assert batch["input_ids"].tolist() == [ours(ids, owl2) for ids in entry["input_ids"]]
-    assert batch["labels"].tolist() == entry["labels"]
-    assert batch["attention_mask"].tolist() == entry["attention_mask"]
+    laid = lay_out([[row] for row in rows], pad_id=owl2.tokenizer.pad_token_id)
+    width = len(entry["labels"][0])
+    assert laid["segments"][:, width:].eq(0).all()
+    cut = {key: value[:, :width] for key, value in laid.items()}
+    assert cut["input_ids"].tolist() == [ours(ids, owl2) for ids in entry["input_ids"]]
+    assert cut["labels"].tolist() == entry["labels"]
+    assert cut["segments"].tolist() == entry["attention_mask"]
