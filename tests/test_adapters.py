@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from owls import Rows, batch, random_owl
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from mplug_owl.models.tokenizers import byte_tokenizer
 from mplug_owl.settings import build as settle
 from mplug_owl.train import lora, stages
 from mplug_owl.train.recipe import Recipe
+from owls import Rows, batch, random_owl
 
 TARGETS = {
     "tiny-owl": ["q_proj", "v_proj"],

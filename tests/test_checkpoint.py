@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from train_fixtures import command, environment, largest_difference, launch, losses
 
 from mplug_owl.errors import CheckpointError
 from mplug_owl.train import checkpoint
@@ -18,6 +17,7 @@ from mplug_owl.train.checkpoint import MARKER, Checkpoints, complete, restore
 from mplug_owl.train.metrics import cut_back
 from mplug_owl.train.parallel import World
 from mplug_owl.train.recipe import Keep
+from train_fixtures import command, environment, largest_difference, launch, losses
 
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -69,7 +69,7 @@ def test_a_damaged_checkpoint_says_what_to_do(tmp_path: Path) -> None:
     Checkpoints(tmp_path, Keep(asynchronous=False), ALONE).save(3, {"a": torch.ones(300)}, {})
     [shard] = (tmp_path / "step-00000003").glob("*.distcp")
     shard.write_bytes(shard.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match="step-00000003 cannot be read.*delete that folder"):
+    with pytest.raises(CheckpointError, match=r"step-00000003 cannot be read.*delete that folder"):
         restore(complete(tmp_path)[0], {"a": torch.zeros(300)}, ALONE)
 
 

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from mplug_owl import cli, load
+from mplug_owl import Owl, cli, load
+from mplug_owl.engine import talk
 from mplug_owl.errors import DataError, RequestError
 from mplug_owl.messages import ImagePart, VideoPart
-
-COMMANDS = ("chat", "info", "convert", "bench", "demo")
 
 
 def failure(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -44,19 +42,17 @@ def typed(monkeypatch: pytest.MonkeyPatch, *lines: str | type[BaseException]) ->
 
 @pytest.mark.parametrize("words", [["--help"], []])
 def test_help_fits_a_screen_and_teaches(words: list[str]) -> None:
-    start = time.perf_counter()
     ran = subprocess.run(
         [sys.executable, "-m", "mplug_owl", *words], capture_output=True, text=True, check=True
     )
-    assert time.perf_counter() - start < 1.0  # the interpreter itself takes part of it
     lines = ran.stdout.splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
-    assert all(f"  {command}" in ran.stdout for command in COMMANDS)
+    assert all(f"  {command}" in ran.stdout for command in cli.COMMANDS)
     assert "examples" in ran.stdout
 
 
-@pytest.mark.parametrize("command", ["chat", "info", "convert", "demo"])
+@pytest.mark.parametrize("command", list(cli.COMMANDS))
 def test_help_of_commands_fits_a_screen(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,9 +64,7 @@ def test_help_of_commands_fits_a_screen(
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["--version"])
-    assert ended.value.code == 0
+    assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("owl 0.1.0")
 
 
@@ -113,7 +107,7 @@ def test_words_are_sorted_by_what_they_are(picture_file: Path, tmp_path: Path) -
     clip.touch()
     url = "https://example.org/a.mp4?size=2"
     words = [str(picture_file), url, "What is this?", str(clip), str(tmp_path), "data:image/png;,"]
-    media, question = cli.sort_words(words, frames=3)
+    media, question = talk.sort_words(words, frames=3)
     assert question == "What is this?"
     assert media == [
         ImagePart(str(picture_file)),
@@ -122,13 +116,13 @@ def test_words_are_sorted_by_what_they_are(picture_file: Path, tmp_path: Path) -
         VideoPart(str(tmp_path), num_frames=3),
         ImagePart("data:image/png;,"),
     ]
-    assert cli.sort_words(["why? " * 2000])[1] == "why? " * 2000
+    assert talk.sort_words(["why? " * 2000])[1] == "why? " * 2000
     with pytest.raises(DataError, match=r"gone\.webm"):
-        cli.sort_words(["gone.webm"])
+        talk.sort_words(["gone.webm"])
 
 
 def test_chat_prints_the_answer(
-    capsys: pytest.CaptureFixture[str], owl: "cli.Owl", picture_file: Path
+    capsys: pytest.CaptureFixture[str], owl: Owl, picture_file: Path
 ) -> None:
     words = ["chat", str(picture_file), "What?", "--model", "tiny-owl2", "--device", "cpu"]
     assert cli.main([*words, "--max-new-tokens", "12"]) == 0
@@ -190,18 +184,18 @@ def test_ctrl_c_in_a_conversation_stops_the_answer_only(
     assert said.out.strip()
 
 
-def test_conversation_remembers_and_forgets(owl: "cli.Owl", picture_file: Path) -> None:
-    talk = cli.Talk(None, [ImagePart(str(picture_file))])
-    talk.owl, talk.options = owl, {"max_new_tokens": 4}
-    talk.ask("What?")
-    talk.ask("And now?")
-    assert [message.role for message in talk.history] == ["user", "assistant"] * 2
-    assert not talk.pending
-    talk.obey(f"/image {picture_file}")
-    assert len(talk.pending) == 1
-    talk.obey("/reset")
-    assert not talk.history
-    assert not talk.pending
+def test_conversation_remembers_and_forgets(owl: Owl, picture_file: Path) -> None:
+    chat = talk.Talk(None, [ImagePart(str(picture_file))])
+    chat.owl, chat.options = owl, {"max_new_tokens": 4}
+    chat.ask("What?")
+    chat.ask("And now?")
+    assert [message.role for message in chat.history] == ["user", "assistant"] * 2
+    assert not chat.pending
+    chat.obey(f"/image {picture_file}")
+    assert len(chat.pending) == 1
+    chat.obey("/reset")
+    assert not chat.history
+    assert not chat.pending
 
 
 def test_convert_refuses_a_folder_with_something_in_it(
@@ -233,10 +227,3 @@ def test_demo_shows_real_shapes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "random weights" in said
     for module in ("f_V vision", "f_K abstractor", "f_L language", "the logits"):
         assert module in said
-
-
-def test_bench_reaches_its_own_parser(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["bench", "--help"])
-    assert ended.value.code == 0
-    assert "model" in capsys.readouterr().out

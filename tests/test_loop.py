@@ -8,6 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+
+from mplug_owl.errors import CheckpointError, ConfigError, DataError
+from mplug_owl.models import load
+from mplug_owl.models.adapters import apply_adapter
+from mplug_owl.train import checkpoint, loop
+from mplug_owl.train.objective import Objective, calls_of
+from mplug_owl.train.recipe import Recipe
 from train_fixtures import (
     ListBatches,
     largest_difference,
@@ -18,13 +25,6 @@ from train_fixtures import (
     recipe,
     weights,
 )
-
-from mplug_owl.errors import CheckpointError, ConfigError, DataError
-from mplug_owl.models import load
-from mplug_owl.models.adapters import apply_adapter
-from mplug_owl.train import checkpoint, loop
-from mplug_owl.train.objective import Objective, calls_of
-from mplug_owl.train.recipe import Recipe
 
 
 def train(wanted: Recipe, out: Path, data: Any = open_data, **options: Any) -> loop.Result:
@@ -93,9 +93,7 @@ def test_small_updates_survive_bfloat16(tmp_path: Path) -> None:
     values = torch.zeros_like(start, dtype=torch.float32)
     from mplug_owl.train.parallel import join
 
-    checkpoint.restore(
-        saved, {"trained": {"model.abstractor.visual_fc.weight": values}}, join()
-    )
+    checkpoint.restore(saved, {"trained": {"model.abstractor.visual_fc.weight": values}}, join())
     moved = (values - start.detach().float()).abs()
     assert 1e-7 < moved.max() < 1e-5
     assert weights(tmp_path)["model.abstractor.visual_fc.weight"].dtype == torch.bfloat16

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from owls import TINY, Rows, batch, random_owl
 from safetensors.torch import load_file
 
 from mplug_owl.errors import ConfigError
@@ -15,6 +14,7 @@ from mplug_owl.models.families import build
 from mplug_owl.settings import build as settle
 from mplug_owl.train import lora, stages
 from mplug_owl.train.recipe import Lora, Recipe
+from owls import TINY, Rows, batch, random_owl
 
 RECIPE = settle(
     Recipe,

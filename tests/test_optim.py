@@ -39,7 +39,7 @@ def test_the_floor_is_the_end_of_the_schedule() -> None:
 def test_the_floor_scales_with_each_modules_rate() -> None:
     groups = [{"lr": 1e-3}, {"lr": 1e-4}]
     assert optim.floor_share(groups, Optim(steps=1, min_lr=1e-5)) == pytest.approx(0.01)
-    with pytest.raises(ConfigError, match="min_lr=0.1"):
+    with pytest.raises(ConfigError, match=r"min_lr=0\.1"):
         optim.floor_share(groups, Optim(steps=1, min_lr=0.1))
 
 

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from train_fixtures import command, environment, largest_difference, launch, losses
 
 from mplug_owl.train import checkpoint
+from train_fixtures import command, environment, largest_difference, launch, losses
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +58,7 @@ def test_every_family_can_be_spread(family: str, parallel: str, tmp_path: Path) 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_frozen_parts_and_bfloat16_can_be_spread(parallel: str, tmp_path: Path) -> None:
     settings = (
-        'train={abstractor={lr=1e-3}, visual={lr=1e-3}}',
+        "train={abstractor={lr=1e-3}, visual={lr=1e-3}}",
         "compute.dtype=bfloat16",
         "optim.steps=3",
     )
@@ -97,6 +97,23 @@ def test_a_run_moves_between_one_and_two_ranks(tmp_path: Path) -> None:
     assert largest_difference(tmp_path / "whole", tmp_path / "parts") < 1e-9
 
 
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_number_that_is_not_finite_stops_all_ranks(parallel: str, tmp_path: Path) -> None:
+    broken = "row 9"  # a picture, in the second step, on the second rank
+    done = launch(
+        tmp_path,
+        *ROUGH,
+        "keep.every=1",
+        f"compute.parallel={parallel}",
+        ranks=2,
+        OWL_TEST_NAN=broken,
+    )
+    assert done.returncode not in (0, 143)
+    assert "step 2: loss nan" in done.stderr
+    assert f"Samples: {broken}. Look" in done.stderr
+    assert [s.step for s in checkpoint.complete(tmp_path / "checkpoints")] == [1]
+
+
 def test_a_dead_rank_ends_the_run_and_nothing_is_lost(tmp_path: Path) -> None:
     settings = ("optim.steps=400", "keep.every=1", "compute.parallel=fsdp")
     process = subprocess.Popen(
@@ -108,15 +125,13 @@ def test_a_dead_rank_ends_the_run_and_nothing_is_lost(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     while not checkpoint_steps(folder) and process.poll() is None:
         time.sleep(0.05)
-    os.kill(youngest_child(process.pid), signal.SIGKILL)
+    os.kill(a_rank_of(process.pid), signal.SIGKILL)
     _, said = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "SIGKILL" in said or "Signal 9" in said
     found = checkpoint.complete(folder)
     assert found
-    again = launch(
-        tmp_path, *settings, ranks=2, OWL_TEST_TERM=str(found[-1].step)
-    )
+    again = launch(tmp_path, *settings, ranks=2, OWL_TEST_TERM=str(found[-1].step))
     assert f"going on from step {found[-1].step}" in again.stderr
 
 
@@ -124,6 +139,8 @@ def checkpoint_steps(folder: Path) -> list[Path]:
     return [path for path in folder.glob("step-*") if (path / checkpoint.MARKER).is_file()]
 
 
-def youngest_child(pid: int) -> int:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return max(map(int, children))
+def a_rank_of(torchrun: int) -> int:
+    """The last of its children that runs a rank."""
+    children = Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split()
+    lines = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
+    return max(pid for pid, line in lines.items() if b"train_fixtures.py" in line)

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from owls import TINY, Rows, batch
 from torch import nn
 from transformers import (
     BloomConfig,
@@ -23,6 +22,7 @@ from mplug_owl.errors import CheckpointError, ConfigError, OwlError
 from mplug_owl.models import parts
 from mplug_owl.models.families import build
 from mplug_owl.models.tokenizers import byte_tokenizer
+from owls import TINY, Rows, batch
 
 TOWER = {
     "hidden_size": 32,

@@ -22,7 +22,18 @@ from mplug_owl.train.objective import calls_of
 from mplug_owl.train.optim import adamw
 from mplug_owl.train.parallel import World, arrange
 from mplug_owl.train.plan import Plan, plan
-from mplug_owl.train.recipe import Batch, Compute, Data, Init, Lora, Module, Optim, Recipe
+from mplug_owl.train.recipe import (
+    Batch,
+    Compute,
+    Data,
+    Init,
+    Lora,
+    Module,
+    Optim,
+    Recipe,
+    load,
+    shipped,
+)
 from mplug_owl.train.rehearsal import Shape, Trace, Work, rehearse
 from tests.owls import TINY
 
@@ -113,6 +124,13 @@ def test_flops_of_videos(family: str) -> None:
     assert [work.forward, work.backward] == pytest.approx(linear, rel=0.005)
 
 
+def test_weights_are_no_part_of_what_comes_and_goes() -> None:
+    model = owl(FAMILIES["tiny-owl2"].config(), ("language",))
+    peak = rehearse(model, Shape(rows=1, length=8, media=0), torch.float32).peak
+    assert sum(peak.values()) < sum(weight.nbytes for weight in model.parameters()) / 3
+    assert peak["inputs"] == 8 * 8 + 8 * 8 + 8 * 8  # labels, positions, mask
+
+
 def test_a_module_before_the_first_trained_one_has_no_backward() -> None:
     shape = Shape(rows=2, length=64, media=2)
     model = owl(FAMILIES["tiny-owl2"].config(), ("abstractor",))
@@ -120,6 +138,11 @@ def test_a_module_before_the_first_trained_one_has_no_backward() -> None:
     assert work["vision"].forward > 0 == work["vision"].backward
     # A frozen module behind it passes gradients on but has none of its own.
     assert work["language"].backward == work["language"].forward
+
+
+def test_rows_without_media_cannot_train_the_abstractor() -> None:
+    with pytest.raises(ConfigError, match="media=0"):
+        plan(recipe(train=("abstractor",)), media=0)
 
 
 def test_checkpointing_computes_layers_again() -> None:
@@ -319,7 +342,9 @@ def check_remedy(original: Recipe, gpus: int, gpu: str, *expected: str) -> None:
 
 
 def test_a_smaller_micro_batch_is_the_first_advice() -> None:
-    check_remedy(recipe(batch=Batch(2**16, 2**16)), 1, "RTX4090", "\n  batch.micro=8192\n")
+    text = Data(max_length=128, images_per_row=0)
+    large = recipe(data=text, batch=Batch(2**17, 2**17))
+    check_remedy(large, 1, "RTX4090", "\n  batch.micro=16384\n")
 
 
 @pytest.mark.slow
@@ -336,7 +361,7 @@ def test_a_large_owl_is_told_to_shard(gpus: int, expected: tuple[str, ...]) -> N
 
 
 def test_what_no_change_can_fit_is_said_so() -> None:
-    hopeless = recipe(data=Data(max_length=2**17, images_per_row=1), batch=Batch(1, 1))
+    hopeless = recipe(data=Data(max_length=2**18, images_per_row=1), batch=Batch(1, 1))
     made = plan(hopeless, gpu="RTX4090")
     assert made.remedy is not None
     assert not made.remedy.fits
@@ -380,7 +405,8 @@ def test_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 
     def load(name: str, overrides: tuple[str, ...]) -> Recipe:
         seen.append(overrides)
-        return recipe(batch=Batch(2**16, 2**16 if name == "large" else 1))
+        text = Data(max_length=128, images_per_row=0)
+        return recipe(data=text, batch=Batch(2**16, 2**16 if name == "large" else 1))
 
     monkeypatch.setattr(plans.recipes, "load", load)
     parser = ArgumentParser()
@@ -390,6 +416,16 @@ def test_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert plans.run(parser.parse_args(["large", "--gpu", "RTX4090", "--json"])) == 1
     assert json.loads(capsys.readouterr().out)["fits"] is False
     assert seen == [("optim.steps=3",), ()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", shipped())
+def test_every_recipe_is_planned_without_its_weights(name: str) -> None:
+    made = plan(load(name), 8, epoch_rows=10**6)
+    assert made.fits
+    assert made.steps
+    assert "not here, so planned with the sizes of owl" in " ".join(str(made).split())
+    assert max(map(len, str(made).splitlines())) <= 100
 
 
 def test_every_parameter_has_a_module() -> None:

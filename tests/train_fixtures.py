@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from owls import Row, Rows, batch, random_owl
 from safetensors.torch import load_file
 
 from mplug_owl import settings
@@ -26,6 +25,7 @@ from mplug_owl.models.processor import OwlProcessor
 from mplug_owl.models.tokenizers import byte_tokenizer
 from mplug_owl.train.parallel import World
 from mplug_owl.train.recipe import Recipe
+from owls import Row, Rows, batch, random_owl
 
 ALL = {"vision": {"lr": 1e-3}, "abstractor": {"lr": 1e-3}, "visual": {"lr": 1e-3}}
 BASE: dict[str, Any] = {
@@ -129,12 +129,15 @@ def open_data(
     wanted: Recipe, processor: OwlProcessor, world: World, held_out: bool
 ) -> ListBatches | None:
     """40 rows. A held-out source of any name asks for 4 more. At the step that OWL_TEST_TERM
-    names, the first rank gets SIGTERM.
+    names, the first rank gets SIGTERM; the picture of the row that OWL_TEST_NAN names is no number.
     """
     if held_out and not wanted.data.held_out:
         return None
     owl, _ = open_owl(wanted)
     rows = mixed_rows(owl, 4, seed=2) if held_out else mixed_rows(owl)
+    for name, row in rows:
+        if name == os.environ.get("OWL_TEST_NAN"):
+            row.images[0][0, 0, 0] = float("nan")
     batches = ListBatches(rows, wanted.batch.size, wanted.batch.micro, world.rank, world.size)
 
     def before(step: int) -> None:
@@ -161,13 +164,20 @@ def launch(
     out: Path, *overrides: str, ranks: int = 1, **more: str
 ) -> "subprocess.CompletedProcess[str]":
     """A run in processes of its own; `more` are environment variables."""
-    return subprocess.run(
+    with subprocess.Popen(
         command(out, *overrides, ranks=ranks),
         env=environment(**more),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
-    )
+        start_new_session=True,
+    ) as process:
+        try:
+            said, complained = process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # torchrun's ranks too
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, said, complained)
 
 
 def losses(out: Path) -> list[tuple[int, float, float]]:

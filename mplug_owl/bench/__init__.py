@@ -8,27 +8,16 @@ measure. Whether a number is good is not judged here.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from mplug_owl.bench.plan import DTYPES, SHAPES, Plan, table
 
-__all__ = ["add_arguments", "main"]
+__all__ = ["add_arguments", "run"]
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run `owl bench ARGUMENTS` and return its exit status."""
-    parser = argparse.ArgumentParser(prog="owl bench", description="Measure speed.")
-    targets = parser.add_subparsers(dest="target", metavar="TARGET", required=True)
-    model = targets.add_parser(
-        "model",
-        help="prefill, decode, vision and abstractor",
-        description="Time owls beside Transformers' LLaVA of the same shape and weights, and "
-        "beside what a matrix product and a copy say the machine allows.",
-    )
-    add_arguments(model)
-    options = parser.parse_args(arguments)
+def run(options: argparse.Namespace) -> int:
+    """Measure, print the table, and save the lines where asked to."""
     plan = Plan(**{name: getattr(options, name) for name in Plan.__dataclass_fields__})
     if options.quick:
         plan = plan.quick()
@@ -48,6 +37,11 @@ def main(arguments: Sequence[str]) -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `owl bench model`."""
     plan = Plan()
+    parser.add_argument(
+        "target",
+        choices=("model",),
+        help="model: prefill, decode, vision and abstractor, beside LLaVA and the machine's limits",
+    )
     parser.add_argument(
         "--shape", choices=SHAPES, default=plan.shape, help=f"sizes of the models ({plan.shape})"
     )
@@ -81,4 +75,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="append one JSON line a measurement (to benchmarks/model.jsonl)",
     )
-    parser.add_argument("--debug", action="store_true", help="show where an error came from")

@@ -28,16 +28,18 @@ from mplug_owl.models.processor import OwlProcessor
 def load(
     name_or_path: str | Path,
     *,
+    adapter: str | Path | None = None,
     device: str = "auto",
     dtype: str | torch.dtype = "auto",
     limits: Limits | None = None,
 ) -> "Owl":
     """Open an owl: a native or published folder, a hub name, or a tiny family (random weights).
 
+    An adapter folder opens with the base it was trained on; `adapter` puts one onto a base given.
     `device="auto"` takes an NVIDIA GPU, then Apple's (untested), then the CPU. `limits` bound what
     images and videos may cost.
     """
-    model, processor = models.load(name_or_path, device=device, dtype=dtype)
+    model, processor = models.load(name_or_path, adapter=adapter, device=device, dtype=dtype)
     return Owl(model, processor, limits=limits)
 
 

@@ -47,6 +47,8 @@ def decoding(name: str) -> Iterator[None]:
         raise
     except UnidentifiedImageError:
         raise DataError(f"{name} is no image or video of a kind that can be read") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name} is too large to open: {error}; make it smaller") from None
     except Exception as error:  # decoders raise what they like: OSError, SyntaxError, zlib.error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(

@@ -19,9 +19,10 @@ from transformers import (
 
 from mplug_owl.errors import CheckpointError, ConfigError, did_you_mean
 from mplug_owl.models.abstractor import OwlAbstractor, OwlAbstractorConfig
+from mplug_owl.models.adapters import BASE, apply_adapter, read_base
 from mplug_owl.models.adaptive import AdaptiveLlamaConfig, AdaptiveLlamaModel
 from mplug_owl.models.checkpoint import read_config, resolve_folder
-from mplug_owl.models.families import FAMILIES, build
+from mplug_owl.models.families import FAMILIES, build, build_processor
 from mplug_owl.models.image_processor import OwlImageProcessorPil
 from mplug_owl.models.layouts import LAYOUTS
 from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration, OwlModel
@@ -46,6 +47,7 @@ __all__ = [
     "OwlVisionConfig",
     "OwlVisionModel",
     "load",
+    "load_processor",
 ]
 
 for _config, _model in (
@@ -72,38 +74,68 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def load(
-    name_or_path: str | Path, *, device: str = "auto", dtype: str | torch.dtype = "auto", **hub: Any
+    name_or_path: str | Path,
+    *,
+    adapter: str | Path | None = None,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    **hub: Any,
 ) -> tuple[OwlForConditionalGeneration, OwlProcessor]:
-    """Open an owl with its processor.
+    """Open an owl with its processor; an adapter folder alone opens its base and puts it on.
 
     `device="auto"` takes an NVIDIA GPU, then Apple's (untested), then the CPU. `dtype="auto"` keeps
     the dtype of the files, but float16 becomes bfloat16 on a CPU, which computes float16 slowly.
     """
-    device = pick_device(device)
-    name = str(name_or_path)
+    if adapter is None and (Path(name_or_path) / BASE).is_file():
+        name_or_path, adapter = read_base(name_or_path).name, name_or_path
+    device, name = pick_device(device), str(name_or_path)
     if name in FAMILIES:
-        return build(name, device=device, dtype=torch.float32 if dtype == "auto" else _dtype(dtype))
+        model, processor = build(name, dtype=torch.float32 if dtype == "auto" else _dtype(dtype))
+    else:
+        model, processor = _open(find(name, **hub), dtype if dtype == "auto" else _dtype(dtype))
+    if dtype == "auto" and device == "cpu" and model.dtype == torch.float16:
+        model = model.to(torch.bfloat16)
+    if adapter is not None:
+        model = apply_adapter(model, adapter, name=name_or_path)
+        processor = OwlProcessor.from_pretrained(adapter)
+    return model.to(device), processor
+
+
+def _open(
+    folder: Path, dtype: str | torch.dtype
+) -> tuple[OwlForConditionalGeneration, OwlProcessor]:
+    raw = read_config(folder)
+    if raw["model_type"] in LAYOUTS:
+        model, report = load_published(folder, dtype)
+        return model, published_processor(folder, raw, model.config, report)
+    if raw["model_type"] == OwlConfig.model_type:
+        model = OwlForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+        return model, OwlProcessor.from_pretrained(folder)
+    known = [OwlConfig.model_type, *LAYOUTS]
+    hint = did_you_mean(raw["model_type"], known)
+    raise CheckpointError(f"{folder} is no owl: model_type {raw['model_type']!r}{hint}")
+
+
+def load_processor(name_or_path: str | Path, **hub: Any) -> OwlProcessor:
+    """The processor of anything `load` opens, without its weights."""
+    if str(name_or_path) in FAMILIES:
+        return build_processor(str(name_or_path))
+    if (Path(name_or_path) / BASE).is_file():
+        return OwlProcessor.from_pretrained(name_or_path)
+    folder = find(str(name_or_path), **hub)
+    kind = read_config(folder)["model_type"]
+    opener = PublishedProcessor if kind in LAYOUTS else OwlProcessor
+    return opener.from_pretrained(folder)
+
+
+def find(name: str, **hub: Any) -> Path:
+    """The folder behind a path or a hub name; a name that is neither is met with a suggestion."""
     if "/" not in name and not Path(name).exists():
         raise ConfigError(
             f"{name!r} is neither a folder nor a family nor a hub name 'owner/model'"
             f"{did_you_mean(name, FAMILIES)}"
         )
-    folder = resolve_folder(name_or_path, **hub)
-    raw = read_config(folder)
-    kind = raw["model_type"]
-    kept = dtype if dtype == "auto" else _dtype(dtype)
-    if kind in LAYOUTS:
-        model, report = load_published(folder, kept)
-        processor = published_processor(folder, raw, model.config, report)
-    elif kind == OwlConfig.model_type:
-        model = OwlForConditionalGeneration.from_pretrained(folder, dtype=kept)
-        processor = OwlProcessor.from_pretrained(folder)
-    else:
-        known = [OwlConfig.model_type, *LAYOUTS]
-        raise CheckpointError(f"{folder} is no owl: model_type {kind!r}{did_you_mean(kind, known)}")
-    if dtype == "auto" and device == "cpu" and model.dtype == torch.float16:
-        model = model.to(torch.bfloat16)
-    return model.to(device), processor
+    return resolve_folder(name, **hub)
 
 
 def pick_device(device: str) -> str:

@@ -232,17 +232,23 @@ def make_processor(
 def build(
     name: str, *, seed: int = 0, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[OwlForConditionalGeneration, OwlProcessor]:
-    """A randomly initialised owl of family `name` with its processor; the global random state is
-    left as it was.
+    """A randomly initialised owl of family `name` with its processor.
+
+    The global random state is left as it was.
     """
+    processor, config = build_processor(name), family(name).config()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = OwlForConditionalGeneration(config).to(device=device, dtype=dtype).eval()
+    return model, processor
+
+
+def build_processor(name: str) -> OwlProcessor:
+    """The processor of a tiny family; the released ones have theirs beside their weights."""
     row = family(name)
     if row.repository is not None:
         raise ConfigError(
             f"{name!r} is a released size without a tokenizer of its own; open its weights with "
             f"{row.repository!r}, or build one of the tiny twins (tiny-owl, tiny-owl2 ...)"
         )
-    config = row.config()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = OwlForConditionalGeneration(config).to(device=device, dtype=dtype).eval()
-    return model, make_processor(config, byte_tokenizer(), row.prompt, row.aspect)
+    return make_processor(row.config(), byte_tokenizer(), row.prompt, row.aspect)

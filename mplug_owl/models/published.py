@@ -284,14 +284,15 @@ def convert(
 
     Raises: CheckpointError if `source` is no published checkpoint or `out` holds files already.
     """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{str(out)!r} exists and is not empty; give a new folder")
     if str(source) in FAMILIES:
         raise CheckpointError(
             f"{str(source)!r} is a family, not a checkpoint; give a published folder or a hub name "
             f"such as {FAMILIES['owl2-7b'].repository!r}"
         )
-    folder, out = resolve_folder(source, **hub), Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} exists and is not an empty folder; give another place")
+    folder = resolve_folder(source, **hub)
     raw = read_config(folder)
     if raw["model_type"] not in LAYOUTS:
         raise CheckpointError(

@@ -1,0 +1,306 @@
+"""The starting point of a run: an owl put together from trained parts, or one that exists already.
+
+f_V may come from a CLIPVisionModel folder and f_L from a LlamaForCausalLM (or BloomForCausalLM)
+folder, each with its own sizes; the visual branch of a modality-adaptive decoder starts as a copy
+of its text branch. What no part brings starts random, from a seed. An owl can also move to another
+picture size. What is trained from here on is not known here.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    BloomConfig,
+    CLIPVisionConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+)
+
+from mplug_owl.errors import CheckpointError, ConfigError
+from mplug_owl.models.abstractor import OwlAbstractor, compute_tables
+from mplug_owl.models.adapters import BASE
+from mplug_owl.models.checkpoint import Checkpoint, read_config, resolve_folder
+from mplug_owl.models.families import family as find_family
+from mplug_owl.models.families import make_processor
+from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration
+from mplug_owl.models.processor import OwlProcessor
+from mplug_owl.models.tokenizers import bloom_tokenizer, byte_tokenizer, llama_tokenizer
+from mplug_owl.models.vision import OwlVisionConfig, OwlVisionModel
+
+# Everything else about a ViT is the family's: picture size, temporal branch, position tables.
+_FROM_CLIP = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "patch_size",
+    "hidden_act",
+    "layer_norm_eps",
+)
+_OF_THE_FILE = {"model_type", "architectures", "transformers_version", "dtype", "_name_or_path"}
+_CLIP_NAMES = {
+    "embeddings.cls_token": "embeddings.class_embedding",
+    "embeddings.patch_embed.weight": "embeddings.patch_embedding.weight",
+    "embeddings.position_embedding": "embeddings.position_embedding.weight",
+    "embeddings.pre_layernorm": "pre_layrnorm",  # sic
+}
+_CLIP_LAYER_NAMES = {
+    "input_layernorm": "layer_norm1",
+    "post_attention_layernorm": "layer_norm2",
+    "self_attn.dense": "self_attn.out_proj",
+}
+
+
+def assemble(
+    family: str = "tiny-owl2",
+    *,
+    start: str | Path | None = None,
+    vision: str | Path | None = None,
+    language: str | Path | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+    dtype: torch.dtype | str = "auto",
+) -> tuple[OwlForConditionalGeneration, OwlProcessor]:
+    """The owl a run starts from, on the CPU: `start`, or `family` with the parts that are given.
+
+    `dtype="auto"` keeps the dtype of `start`, and is float32 otherwise.
+    """
+    if start is not None:
+        if vision is not None or language is not None:
+            raise ConfigError(
+                f"start={str(start)!r} and a part are both given: start from a whole owl or put "
+                "one together from parts"
+            )
+        if (Path(start) / BASE).is_file():
+            raise ConfigError(
+                f"init.start={str(start)!r} is an adapter; merge it into its base and start from "
+                f"the result: owl merge {start} OUT"
+            )
+        from mplug_owl.models import load  # it opens any owl, and stands above this file
+
+        model, processor = load(start, device="cpu", dtype=dtype)
+        if image_size is not None:
+            resize(model, processor, image_size)
+        return model, processor
+    row = find_family(family)
+    if language is None and row.repository is not None:
+        raise ConfigError(
+            f"family {family!r} has no tokenizer of its own; give init.language, a folder with the "
+            "language model and its tokenizer, or init.start"
+        )
+    config = configuration(family, vision=vision, language=language, image_size=image_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tensors = _fresh_tensors(config, whole=language is None)
+    if vision is not None:
+        tensors |= vision_tensors(resolve_folder(vision), config.vision_config)
+    if language is not None:
+        tensors |= language_tensors(resolve_folder(language), config)
+    model = OwlForConditionalGeneration.from_pretrained(
+        None, config=config, state_dict=tensors, dtype=torch.float32 if dtype == "auto" else dtype
+    )
+    tokenizer = byte_tokenizer()
+    if language is not None:
+        read = bloom_tokenizer if config.text_config.model_type == "bloom" else llama_tokenizer
+        tokenizer = read(resolve_folder(language))
+    return model.eval(), make_processor(config, tokenizer, row.prompt, row.aspect)
+
+
+def configuration(
+    family: str,
+    *,
+    vision: str | Path | None = None,
+    language: str | Path | None = None,
+    image_size: int | None = None,
+) -> OwlConfig:
+    """The configuration of `family` with the sizes of the parts; reads no weights."""
+    config = find_family(family).config()
+    f_v, f_k, f_l = config.vision_config, config.abstractor_config, config.text_config
+    if vision is not None:
+        folder = resolve_folder(vision)
+        _expect_kind(folder, ("clip", "clip_vision_model"), "init.vision", "CLIPVisionModel")
+        if not f_v.use_cls_token:
+            raise ConfigError(
+                f"family {family!r} has a vision model without cls, which no CLIPVisionModel is; "
+                "take another family, or init.start"
+            )
+        source = CLIPVisionConfig.from_pretrained(folder)
+        for name in _FROM_CLIP:
+            setattr(f_v, name, getattr(source, name))
+    if language is not None:
+        f_l = _text_config(resolve_folder(language), f_l)
+    if image_size is not None:
+        f_v.image_size = image_size
+    _check_grid(f_v)
+    f_k.hidden_size, f_k.output_size = f_v.hidden_size, f_l.hidden_size
+    if f_k.position_grid is not None:
+        f_k.position_grid = f_v.grid
+    return OwlConfig(vision_config=f_v, abstractor_config=f_k, text_config=f_l)
+
+
+def _text_config(folder: Path, wanted: PreTrainedConfig) -> PreTrainedConfig:
+    """The settings of the source as a configuration of the kind the family wants."""
+    kinds = {LlamaConfig: "llama", BloomConfig: "bloom"}
+    kind = next((kinds[base] for base in type(wanted).mro() if base in kinds), None)
+    if kind is None:
+        raise ConfigError(
+            f"a language model of kind {wanted.model_type!r} cannot be put together from parts; "
+            "give init.start"
+        )
+    _expect_kind(folder, (kind,), "init.language", f"{kind.capitalize()}ForCausalLM")
+    said = AutoConfig.from_pretrained(folder).to_dict()
+    fields = {name: value for name, value in said.items() if name not in _OF_THE_FILE}
+    if fields.get("pad_token_id") is None:
+        fields["pad_token_id"] = wanted.pad_token_id
+    return type(wanted)(**fields)
+
+
+def _expect_kind(folder: Path, kinds: tuple[str, ...], setting: str, expected: str) -> None:
+    found = read_config(folder)["model_type"]
+    if found not in kinds:
+        raise ConfigError(
+            f"{setting}={str(folder)!r} holds a model of type {found!r}; expected a {expected} "
+            "folder"
+        )
+
+
+def _check_grid(config: OwlVisionConfig) -> None:
+    if config.image_size % config.patch_size:
+        raise ConfigError(
+            f"image_size={config.image_size} is not a multiple of patch_size={config.patch_size}; "
+            f"{config.grid * config.patch_size} is the next below"
+        )
+
+
+# ---- tensors of the parts ------------------------------------------------------------------------
+
+
+def vision_tensors(folder: Path, config: OwlVisionConfig) -> dict[str, Tensor]:
+    """The weights of a CLIPVisionModel folder under the names of f_V."""
+    checkpoint = Checkpoint(folder)
+    prefix = "vision_model." if any(name.startswith("vision_model.") for name in checkpoint) else ""
+
+    def take(name: str) -> Tensor:
+        if prefix + name not in checkpoint:
+            raise CheckpointError(
+                f"{folder} lacks {prefix + name!r}; expected a complete CLIPVisionModel"
+            )
+        return checkpoint[prefix + name][...]
+
+    tensors: dict[str, Tensor] = {}
+    for ours, theirs in _CLIP_NAMES.items():
+        if ours.endswith("norm"):
+            tensors |= {f"{ours}.{end}": take(f"{theirs}.{end}") for end in ("weight", "bias")}
+        else:
+            tensors[ours] = take(theirs)
+    tensors["embeddings.cls_token"] = tensors["embeddings.cls_token"].view(1, 1, -1)
+    tensors["embeddings.position_embedding"] = resize_positions(
+        tensors["embeddings.position_embedding"][None], config.grid
+    )
+    for end in ("weight", "bias"):
+        if config.use_post_layernorm:
+            tensors[f"post_layernorm.{end}"] = take(f"post_layernorm.{end}")
+        for i in range(config.num_hidden_layers):
+            ours, theirs = f"layers.{i}", f"encoder.layers.{i}"
+            for name in (*_CLIP_LAYER_NAMES, "mlp.fc1", "mlp.fc2"):
+                source = _CLIP_LAYER_NAMES.get(name, name)
+                tensors[f"{ours}.{name}.{end}"] = take(f"{theirs}.{source}.{end}")
+            tensors[f"{ours}.self_attn.query_key_value.{end}"] = interleave(
+                *(take(f"{theirs}.self_attn.{part}_proj.{end}") for part in "qkv"),
+                heads=config.num_attention_heads,
+            )
+    return {f"model.vision.{name}": tensor for name, tensor in tensors.items()}
+
+
+def interleave(query: Tensor, key: Tensor, value: Tensor, *, heads: int) -> Tensor:
+    """Three projections as the one of f_V, whose rows are grouped per head as [q k v]."""
+    parts = [part.unflatten(0, (heads, -1)) for part in (query, key, value)]
+    return torch.stack(parts, dim=1).flatten(0, 2)
+
+
+def resize_positions(table_1NC: Tensor, grid: int) -> Tensor:
+    """A position table with cls, bicubically resampled to `grid` x `grid`; cls stays as it is."""
+    cls, patches = table_1NC[:, :1], table_1NC[:, 1:]
+    side = round(patches.shape[1] ** 0.5)
+    if side == grid:
+        return table_1NC
+    square = patches.to(torch.promote_types(patches.dtype, torch.float32))
+    square = square.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    square = F.interpolate(square, size=(grid, grid), mode="bicubic", align_corners=False)
+    return torch.cat((cls, square.flatten(2).transpose(1, 2).to(cls.dtype)), dim=1)
+
+
+def language_tensors(folder: Path, config: OwlConfig) -> dict[str, Any]:
+    """The weights of a causal language model under the names of f_L, most of them unread; the
+    visual branch of an adaptive decoder gets those of the text branch.
+    """
+    checkpoint = Checkpoint(folder)
+    stem = "transformer." if config.text_config.model_type == "bloom" else "model."
+    prefix = stem if any(name.startswith(stem) for name in checkpoint) else ""
+    with torch.device("meta"):
+        wanted = OwlForConditionalGeneration(config).state_dict()
+    tensors: dict[str, Any] = {}
+    for name in wanted:
+        if name == "lm_head.weight":
+            source = name
+            if config.tie_word_embeddings:
+                continue
+        elif name.startswith("model.language_model."):
+            source = prefix + name.removeprefix("model.language_model.").replace("visual_", "")
+        else:
+            continue
+        if source not in checkpoint:
+            raise CheckpointError(
+                f"{folder} lacks {source!r}; expected a complete language model with its head"
+            )
+        # Two branches must not share memory: they go apart in training.
+        is_copy = "visual_" in name
+        tensors[name] = checkpoint[source][...].clone() if is_copy else checkpoint[source]
+    return tensors
+
+
+def _fresh_tensors(config: OwlConfig, *, whole: bool) -> dict[str, Any]:
+    """Random weights by name; without f_L unless `whole`, for it is large and soon replaced."""
+    if whole:
+        tensors = OwlForConditionalGeneration(config).state_dict()
+        if config.tie_word_embeddings:
+            del tensors["lm_head.weight"]
+        return tensors
+    fresh = {
+        "model.vision.": OwlVisionModel(config.vision_config),
+        "model.abstractor.": OwlAbstractor(config.abstractor_config),
+    }
+    return {
+        prefix + name: tensor
+        for prefix, module in fresh.items()
+        for name, tensor in module.state_dict().items()
+    }
+
+
+# ---- another picture size ------------------------------------------------------------------------
+
+
+def resize(model: OwlForConditionalGeneration, processor: OwlProcessor, image_size: int) -> None:
+    """Make an owl take pictures of `image_size`, in place: positions are resampled, the fixed
+    tables of the abstractor computed anew.
+    """
+    vision, abstractor = model.config.vision_config, model.config.abstractor_config
+    if image_size == vision.image_size:
+        return
+    vision.image_size = image_size
+    _check_grid(vision)
+    embeddings = model.model.vision.embeddings
+    if vision.use_cls_token:  # a table without cls is resampled in every forward
+        table = resize_positions(embeddings.position_embedding.detach(), vision.grid)
+        embeddings.position_embedding = nn.Parameter(table)
+    if abstractor.position_grid is not None:
+        abstractor.position_grid = vision.grid
+        for layer in model.model.abstractor.layers:
+            old = layer.attention.k_pos_embed
+            _, keys = compute_tables(abstractor, old.device)
+            layer.attention.k_pos_embed = keys.to(old.dtype)
+    processor.image_processor.size = {"height": image_size, "width": image_size}

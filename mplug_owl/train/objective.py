@@ -1,0 +1,111 @@
+"""The loss of one micro-batch, computed alike on every rank.
+
+Ranks that hold shards of one model must run the same modules in the same order, whatever rows they
+drew. So they agree on the vision calls of each micro-batch; a rank that has no picture for a call
+shows the owl a black one and multiplies it by zero. This file knows nothing of optimizers.
+
+Shapes: M media, T frames, S side of a picture, Q + 1 positions of one medium, D width.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mplug_owl.models.owl import OwlForConditionalGeneration
+from mplug_owl.models.vision import OwlVisionConfig
+
+
+def _vision(owl: OwlForConditionalGeneration) -> OwlVisionConfig:
+    return cast(OwlVisionConfig, owl.config.vision_config)
+
+
+def calls_of(owl: OwlForConditionalGeneration, inputs: Mapping[str, Any]) -> set[int]:
+    """Lengths in frames of the clips that the owl will see, one vision call for each: a picture is
+    a clip of one frame, and so is each frame of a video where there is no temporal branch.
+    """
+    calls = set()
+    images, videos = inputs.get("pixel_values"), inputs.get("pixel_values_videos")
+    if images is not None and len(images):
+        calls.add(1)
+    if videos is not None and len(videos):
+        temporal = _vision(owl).temporal
+        calls |= {len(video) for video in videos} if temporal else {1}
+    return calls
+
+
+class Objective(nn.Module):
+    """An owl and its training loss: the root that parallelism wraps."""
+
+    def __init__(self, owl: OwlForConditionalGeneration) -> None:
+        super().__init__()
+        self.owl = owl
+
+    def forward(
+        self, inputs: Mapping[str, Any], labels: Tensor, calls: Sequence[int], targets: int
+    ) -> Tensor:
+        """Cross entropy summed over the labels of `inputs`, divided by `targets`."""
+        rest = {k: v for k, v in inputs.items() if not k.startswith("pixel_values")}
+        input_ids = rest.pop("input_ids")
+        features, nothing = self.look(inputs, calls)
+        embeds = self.owl.model.embed(input_ids, features)
+        if nothing is not None:
+            # Here and not on the loss: where f_L is frozen, its backward then passes through the
+            # same layers on ranks with and without pictures.
+            embeds = embeds + nothing
+        if getattr(self.owl.model.language_model, "takes_visual_index", False):
+            rest["visual_index"] = self.owl.model.visual_index(input_ids, features)
+        loss: Tensor = self.owl(
+            **rest,
+            inputs_embeds=embeds,
+            labels=labels,
+            num_items_in_batch=targets,
+            use_cache=False,
+        ).loss
+        return loss
+
+    def look(
+        self, inputs: Mapping[str, Any], calls: Sequence[int]
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """What f_V and f_K make of all media, by modality [M, Q + 1, D]; and zero times what was
+        shown for nothing.
+        """
+        clips = self.clips(inputs)
+        summaries: dict[int, Tensor] = {}
+        nothing: Tensor | None = None
+        for frames in calls:
+            members = [i for i, (_, clip) in enumerate(clips) if len(clip) == frames]
+            seen_MQD = self.see([clips[i][1] for i in members], frames)
+            if not members:
+                nothing = 0 * seen_MQD.sum() + (0 if nothing is None else nothing)
+            for i, summary in zip(members, seen_MQD, strict=False):
+                summaries[i] = summary
+        features = {}
+        for modality in ("image", "video"):
+            rows = [summaries[i] for i, (kind, _) in enumerate(clips) if kind == modality]
+            if rows:
+                features[modality] = torch.stack(rows)
+        return features, nothing
+
+    def clips(self, inputs: Mapping[str, Any]) -> list[tuple[str, Tensor]]:
+        """All media as (modality, [T, 3, S, S]), in the order of the positions they fill."""
+        images, videos = inputs.get("pixel_values"), inputs.get("pixel_values_videos")
+        clips = [("image", image[None]) for image in (() if images is None else images)]
+        for video in () if videos is None else videos:
+            whole = _vision(self.owl).temporal
+            clips += [("video", part) for part in ([video] if whole else video.split(1))]
+        return clips
+
+    def see(self, clips: Sequence[Tensor], frames: int) -> Tensor:
+        """One vision call over clips of the same length; a black one if there are none."""
+        if clips:
+            pixels = torch.stack(tuple(clips))
+        else:
+            side = _vision(self.owl).image_size
+            pixels = torch.zeros(1, frames, 3, side, side, device=self.owl.device)
+        if frames == 1:
+            seen = self.owl.get_image_features(pixels[:, 0])
+        else:
+            seen = self.owl.get_video_features(pixels)
+        return seen.pooler_output
