@@ -99,7 +99,7 @@ def test_a_run_moves_between_one_and_two_ranks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_a_number_that_is_not_finite_stops_all_ranks(parallel: str, tmp_path: Path) -> None:
-    broken = "row 9"  # a picture, in the second step, on the second rank
+    broken = "row 10"  # pictures, in the second step; only the first rank shows them
     done = launch(
         tmp_path,
         *ROUGH,

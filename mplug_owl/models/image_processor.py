@@ -86,7 +86,7 @@ class OwlImageProcessorPil(PilBackend):
         pictures = images if isinstance(images, list | tuple) else [images]
         # A byte has 256 values: looking them up gives the same numbers as the arithmetic, faster.
         levels = np.arange(256, dtype=np.float32) * np.float32(rescale_factor)
-        mean, std = np.float32(image_mean), np.float32(image_std)
+        mean, std = (np.asarray(values, np.float32) for values in (image_mean, image_std))
         tables = (levels - mean[:, None]) / std[:, None]
         pixels = np.empty((len(pictures), 3, size.height, size.width), np.float32)
         for image, channels in zip(pictures, pixels, strict=True):

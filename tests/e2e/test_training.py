@@ -1,7 +1,7 @@
 """Both stages on files a user would have, from the command line: tars, then jsonl, then chat.
 
-The tiny owl learns to name the colour of a picture. What it answers about the pictures must beat what
-it answers about grey ones, or it has learned nothing through its eyes.
+The tiny owl learns to name the colour of a picture. What it answers about the pictures must beat
+what it answers about grey ones, or it has learned nothing through its eyes.
 """
 
 import io
