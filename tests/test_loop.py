@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mplug_owl.train.recipe import Recipe
 from train_fixtures import (
     ListBatches,
     largest_difference,
+    launch,
     losses,
     mixed_rows,
     open_data,
@@ -58,10 +60,15 @@ def test_activation_checkpointing_changes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler here")
 def test_compiling_changes_nothing(tmp_path: Path) -> None:
+    """But for rounding: Llama's norms compute in float32, and fused they round elsewhere. In
+    processes of their own, for the compiler warns of deprecations of its own making.
+    """
     for compiled in ("true", "false"):
-        train(recipe(f"compute.compile={compiled}", "optim.steps=2"), tmp_path / compiled)
-    assert largest_difference(tmp_path / "true", tmp_path / "false") < 1e-9
+        done = launch(tmp_path / compiled, f"compute.compile={compiled}", "optim.steps=1")
+        assert done.returncode == 0, done.stderr
+    assert largest_difference(tmp_path / "true", tmp_path / "false") < 1e-5
 
 
 def test_frozen_parameters_stay_bit_for_bit(tmp_path: Path) -> None:
