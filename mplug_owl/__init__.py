@@ -1,7 +1,7 @@
 """mplug_owl: the mPLUG-Owl family of multimodal language models on Transformers 5.
 
-The names below are the public ones. Each is imported when it is first used, so that `import
-mplug_owl` stays light: it loads neither torch nor transformers.
+The names below are the public ones. Each is imported when it is first used, so that `import mplug_owl` stays light: it
+loads neither torch nor transformers.
 """
 
 from importlib import import_module
@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mplug_owl.engine.public import Owl, load
-    from mplug_owl.errors import (
-        CheckpointError,
-        ConfigError,
-        DataError,
-        EvalError,
-        OwlError,
-        RequestError,
-    )
+    from mplug_owl.errors import CheckpointError, ConfigError, DataError, EvalError, OwlError, RequestError
     from mplug_owl.media import Limits
     from mplug_owl.messages import ImagePart, Message, TextPart, VideoPart
 
@@ -41,14 +34,7 @@ __all__ = [
 
 _HOMES = {
     "engine.public": ("Owl", "load"),
-    "errors": (
-        "CheckpointError",
-        "ConfigError",
-        "DataError",
-        "EvalError",
-        "OwlError",
-        "RequestError",
-    ),
+    "errors": ("CheckpointError", "ConfigError", "DataError", "EvalError", "OwlError", "RequestError"),
     "media": ("Limits",),
     "messages": ("ImagePart", "Message", "TextPart", "VideoPart"),
 }

@@ -1,8 +1,8 @@
 """The command `owl`: it parses, imports what a subcommand needs, calls one function, prints.
 
-It knows every other part and none knows it; it alone joins siblings. Nothing heavy is imported
-before a subcommand runs, so `owl --help` is instant. An OwlError becomes one line on stderr and
-exit status 2; `--debug` shows where it came from.
+It knows every other part and none knows it; it alone joins siblings. Nothing heavy is imported before a subcommand
+runs, so `owl --help` is instant. An OwlError becomes one line on stderr and exit status 2; `--debug` shows where it
+came from.
 """
 
 import argparse
@@ -89,9 +89,7 @@ def chat(made: Parser) -> None:
         help="files, folders of frames, http(s) or data URLs; and one question, in quotes",
     )
     made.add_argument("--model", help="folder, hub name or family; not needed with --adapter")
-    made.add_argument(
-        "--adapter", help="adapter folder; opens its base unless --model names one"
-    )
+    made.add_argument("--adapter", help="adapter folder; opens its base unless --model names one")
     made.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (untested)")
     made.add_argument("--dtype", default="auto", help="auto, bfloat16, float16, float32")
     made.add_argument("--system", help="system message; an empty one leaves the line out")
@@ -144,9 +142,7 @@ def run_info(arguments: argparse.Namespace) -> int:
 def convert(made: Parser) -> None:
     made.add_argument("published", metavar="PUBLISHED", help="published folder or hub name")
     made.add_argument("out", metavar="OUT", help="new folder")
-    made.add_argument(
-        "--dtype", default="auto", help="auto (as published), bfloat16, float16, float32"
-    )
+    made.add_argument("--dtype", default="auto", help="auto (as published), bfloat16, float16, float32")
     made.set_defaults(run=run_convert)
 
 
@@ -160,9 +156,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
 
 
 def demo(made: Parser) -> None:
-    made.add_argument(
-        "--model", default="tiny-owl2", help="another tiny family (default: tiny-owl2)"
-    )
+    made.add_argument("--model", default="tiny-owl2", help="another tiny family (default: tiny-owl2)")
     made.set_defaults(run=run_demo)
 
 
@@ -240,11 +234,7 @@ def bench(made: Parser) -> None:
 
 
 COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
-    "chat": (
-        "Ask about images and videos. Without a QUESTION a conversation begins; /help lists its "
-        "commands.",
-        chat,
-    ),
+    "chat": ("Ask about images and videos. Without a QUESTION a conversation begins; /help lists its commands.", chat),
     "info": ("What a model is, from its configuration and file headers alone.", info),
     "convert": ("Convert a published checkpoint into the native Transformers layout.", convert),
     "doctor": ("Examine training data before a run: every row that would not train.", doctor),

@@ -7,8 +7,8 @@
     |- RequestError     a request whose parts do not fit each other
     '- EvalError        an evaluation that would not mean what it says
 
-Each message says what was found, what was expected, and what to do; the CLI prints it as one line
-and exits 2. All are ValueErrors too, so code written against Transformers catches them.
+Each message says what was found, what was expected, and what to do; the CLI prints it as one line and exits 2. All are
+ValueErrors too, so code written against Transformers catches them.
 """
 
 from collections.abc import Iterable

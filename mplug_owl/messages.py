@@ -1,7 +1,7 @@
 """The conversation: messages of text, images and videos, their JSON form and their OpenAI form.
 
-A data set row, a request to the server and a question of an evaluation are all lists of `Message`.
-Media are named by their source (a path, a URL, bytes, a picture) and stay unopened here.
+A data set row, a request to the server and a question of an evaluation are all lists of `Message`. Media are named by
+their source (a path, a URL, bytes, a picture) and stay unopened here.
 """
 
 import base64
@@ -78,9 +78,7 @@ def from_openai(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
 def _message(number: int, message: Any) -> Message:
     where = f"message {number}"
     if not isinstance(message, Mapping):
-        raise DataError(
-            f"{where} is a {type(message).__name__}; expected a dict with role and content"
-        )
+        raise DataError(f"{where} is a {type(message).__name__}; expected a dict with role and content")
     role = "system" if message.get("role") == "developer" else message.get("role")
     if role not in ROLES:
         raise DataError(f"{where} has the role {role!r}{did_you_mean(str(role), ROLES)}")
@@ -105,16 +103,12 @@ def _part(where: str, part: Any) -> Part:
         raise DataError(f"{where} has the type {kind!r}{did_you_mean(str(kind), _KINDS)}")
     if kind in ("text", "input_text"):
         if not isinstance(part.get("text"), str):
-            raise DataError(
-                f"{where} is a text part whose text is {part.get('text')!r}; expected text"
-            )
+            raise DataError(f"{where} is a text part whose text is {part.get('text')!r}; expected text")
         return TextPart(part["text"])
     modality = "video" if "video" in kind else "image"
     source = _source(part, modality)
     if source is None:
-        raise DataError(
-            f"{where} ({kind}) has no source; expected {modality}_url, url, path or {modality}"
-        )
+        raise DataError(f"{where} ({kind}) has no source; expected {modality}_url, url, path or {modality}")
     if modality == "image":
         return ImagePart(source)
     frames = part.get("num_frames")
@@ -173,9 +167,7 @@ def _json_source(source: Any) -> Any:
         buffer = io.BytesIO()
         source.save(buffer, format="PNG")
         return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    raise DataError(
-        f"a {type(source).__name__} cannot be written as JSON; give a path, URL or bytes"
-    )
+    raise DataError(f"a {type(source).__name__} cannot be written as JSON; give a path, URL or bytes")
 
 
 def media(messages: Iterable[Message]) -> list[ImagePart | VideoPart]:

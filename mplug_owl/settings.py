@@ -1,8 +1,8 @@
 """TOML files and dotted overrides become frozen dataclasses; an unknown key is an error.
 
-`read` builds a settings class from a file and overrides such as `optim.steps=9`; `dump` writes the
-resolved settings back. What a field means stands under it in its class; cross-field rules live in
-that class's `__post_init__`. Nothing here knows any particular settings class.
+`read` builds a settings class from a file and overrides such as `optim.steps=9`; `dump` writes the resolved settings
+back. What a field means stands under it in its class; cross-field rules live in that class's `__post_init__`. Nothing
+here knows any particular settings class.
 """
 
 import dataclasses
@@ -59,9 +59,7 @@ def build(kind: type[T], tree: Mapping[str, Any], where: str = "settings") -> T:
     missing = [
         name
         for name, f in fields.items()
-        if name not in values
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
+        if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise ConfigError(f"{where}: {', '.join(missing)} missing; expected a value")
@@ -109,9 +107,7 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
         return value
     if get_origin(hint) is not None:  # Literal
         if value not in get_args(hint):
-            raise ConfigError(
-                f"{where} is {value!r}{did_you_mean(str(value), map(str, get_args(hint)))}"
-            )
+            raise ConfigError(f"{where} is {value!r}{did_you_mean(str(value), map(str, get_args(hint)))}")
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -96,10 +96,7 @@ def batch(rows: Sequence[Row], side: str = "left") -> dict[str, torch.Tensor | l
     length = max(len(row.ids) for row in rows)
     pads = [[0] * (length - len(row.ids)) for row in rows]
     joined = [(p, r.ids) if side == "left" else (r.ids, p) for p, r in zip(pads, rows, strict=True)]
-    kept = [
-        (p, [1] * len(r.ids)) if side == "left" else ([1] * len(r.ids), p)
-        for p, r in zip(pads, rows, strict=True)
-    ]
+    kept = [(p, [1] * len(r.ids)) if side == "left" else ([1] * len(r.ids), p) for p, r in zip(pads, rows, strict=True)]
     return {
         "input_ids": torch.tensor([a + b for a, b in joined]),
         "attention_mask": torch.tensor([a + b for a, b in kept]),

@@ -68,10 +68,7 @@ def byte_bpe(vocab_size: int, special: list[str]) -> Tokenizer:
 
 def write_llama_tokenizer(folder: Path, scratch: Path) -> int:
     (folder / "tokenizer.model").write_bytes(sentencepiece_model(scratch))
-    write_json(
-        folder / "tokenizer_config.json",
-        {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True},
-    )
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True})
     return 400
 
 
@@ -125,11 +122,7 @@ def published_config(config: OwlConfig, layout: str, dtype: str) -> dict[str, An
         "layer_norm_eps": abstractor.layer_norm_eps,
         "attention_probs_dropout_prob": abstractor.attention_dropout,
     }
-    common = {
-        "model_type": MODEL_TYPE[layout],
-        "torch_dtype": dtype,
-        "transformers_version": "4.28.1",
-    }
+    common = {"model_type": MODEL_TYPE[layout], "torch_dtype": dtype, "transformers_version": "4.28.1"}
     if layout == "owl":
         inner = text.to_dict() | {"torch_dtype": "float16"}
         if text.model_type == "llama":  # written before rope_parameters
@@ -139,16 +132,12 @@ def published_config(config: OwlConfig, layout: str, dtype: str) -> dict[str, An
             "architectures": ["MplugOwlForConditionalGeneration"],
             "num_query_tokens": abstractor.num_queries,
             "vision_config": visual | {"use_flash_attn": False, "projection_dim": 768},
-            "visual_abstractor_config": summary
-            | {"intermediate_size": 4096},  # not what the tensors say
+            "visual_abstractor_config": summary | {"intermediate_size": 4096},  # not what the tensors say
             "text_config": inner,
             "hidden_size": 1,
             "vocab_size": 1,
         }
-    visual |= {
-        "use_cls_token": vision.use_cls_token,
-        "use_post_layernorm": vision.use_post_layernorm,
-    }
+    visual |= {"use_cls_token": vision.use_cls_token, "use_post_layernorm": vision.use_post_layernorm}
     summary |= {
         "num_learnable_queries": abstractor.num_queries,
         "intermediate_size": abstractor.intermediate_size,
@@ -157,17 +146,8 @@ def published_config(config: OwlConfig, layout: str, dtype: str) -> dict[str, An
         "add_v2t_pos_emb": False,
     }
     flat = common | {"visual_config": {"visual_model": visual, "visual_abstractor": summary}}
-    flat |= {
-        "eos_token_id": text.eos_token_id,
-        "pad_token_id": text.pad_token_id,
-        "use_cache": True,
-    }
-    for key in (
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "max_position_embeddings",
-    ):
+    flat |= {"eos_token_id": text.eos_token_id, "pad_token_id": text.pad_token_id, "use_cache": True}
+    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
         flat[key] = getattr(text, key)
     if layout == "owl2":
         return flat | {
@@ -202,9 +182,7 @@ def published_config(config: OwlConfig, layout: str, dtype: str) -> dict[str, An
 def published_tensors(owl: OwlForConditionalGeneration, layout: str) -> dict[str, torch.Tensor]:
     """The weights under their published names, with what old checkpoints carry beside them."""
     config = owl.config
-    tensors = {
-        published_name(n, config, layout): t.contiguous() for n, t in owl.state_dict().items()
-    }
+    tensors = {published_name(n, config, layout): t.contiguous() for n, t in owl.state_dict().items()}
     if config.text_config.tie_word_embeddings:
         del tensors["language_model.lm_head.weight"]
     if layout == "owl2":  # the release lacks the tables, and carries what Transformers 4.31 stored
@@ -214,12 +192,7 @@ def published_tensors(owl: OwlForConditionalGeneration, layout: str) -> dict[str
 
 
 def write_published(
-    folder: Path,
-    family: str,
-    *,
-    file_format: str = "safetensors",
-    shards: int = 3,
-    dtype: torch.dtype = torch.float32,
+    folder: Path, family: str, *, file_format: str = "safetensors", shards: int = 3, dtype: torch.dtype = torch.float32
 ) -> OwlForConditionalGeneration:
     """Write the folder and return the native model it was made from."""
     layout = LAYOUT.get(family, "owl")
@@ -229,18 +202,12 @@ def write_published(
     rows = TOKENIZERS.get(family, write_llama_tokenizer)(folder, scratch)
     config.text_config.vocab_size = rows
     config = OwlConfig(
-        vision_config=config.vision_config,
-        abstractor_config=config.abstractor_config,
-        text_config=config.text_config,
+        vision_config=config.vision_config, abstractor_config=config.abstractor_config, text_config=config.text_config
     )
     owl = random_owl(config, dtype)
-    if (
-        family not in TOKENIZERS
-    ):  # no stray bytes in answers: libraries differ in how they show them
+    if family not in TOKENIZERS:  # no stray bytes in answers: libraries differ in how they show them
         owl.lm_head.weight.data[3:259] = 0
-    write_json(
-        folder / "config.json", published_config(config, layout, str(dtype).removeprefix("torch."))
-    )
+    write_json(folder / "config.json", published_config(config, layout, str(dtype).removeprefix("torch.")))
     size = config.vision_config.image_size
     write_json(
         folder / "preprocessor_config.json",
@@ -261,9 +228,7 @@ def write_published(
     return owl
 
 
-def write_weights(
-    folder: Path, tensors: dict[str, torch.Tensor], file_format: str, shards: int
-) -> None:
+def write_weights(folder: Path, tensors: dict[str, torch.Tensor], file_format: str, shards: int) -> None:
     stem = "model" if file_format == "safetensors" else "pytorch_model"
     names, files = sorted(tensors), {}
     for index in range(shards):

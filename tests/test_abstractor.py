@@ -31,9 +31,7 @@ def test_position_tables_entry_by_entry() -> None:
                 weight = 10000 ** -(j / 4)
                 expected = [math.sin(column * weight), math.cos(column * weight)]
                 expected += [math.sin(row * weight), math.cos(row * weight)]
-                assert entry[[j, 4 + j, 8 + j, 12 + j]].tolist() == pytest.approx(
-                    expected, abs=1e-6
-                )
+                assert entry[[j, 4 + j, 8 + j, 12 + j]].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_fresh_models_compute_their_tables_also_from_the_meta_device() -> None:
@@ -79,13 +77,7 @@ def test_modules_that_do_not_meet_are_refused() -> None:
         OwlAbstractorConfig(**SMALL | {"num_attention_heads": 3})
     with pytest.raises(ConfigError, match="divisible by 4"):
         OwlAbstractorConfig(**SMALL | {"hidden_size": 18, "position_grid": 3})
-    with pytest.raises(
-        ConfigError, match=r"abstractor hidden_size=16 does not fit vision hidden_size=1024"
-    ):
+    with pytest.raises(ConfigError, match=r"abstractor hidden_size=16 does not fit vision hidden_size=1024"):
         OwlConfig(abstractor_config=OwlAbstractorConfig(**SMALL))
     with pytest.raises(ConfigError, match=r"output_size=24 does not fit text hidden_size=4096"):
-        OwlConfig(
-            abstractor_config=OwlAbstractorConfig(
-                **SMALL | {"hidden_size": 1024, "num_attention_heads": 16}
-            )
-        )
+        OwlConfig(abstractor_config=OwlAbstractorConfig(**SMALL | {"hidden_size": 1024, "num_attention_heads": 16}))

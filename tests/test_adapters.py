@@ -63,9 +63,7 @@ def tuned(family: str, folder: Path) -> tuple[Path, Path, Tensor]:
     for _ in range(2):
         model.train()(**inputs, labels=inputs["input_ids"]).loss.backward()
         optimizer.step()
-    lora.save_adapter(
-        model, folder / "adapter", recipe=recipe(family), processor=processor, base=known
-    )
+    lora.save_adapter(model, folder / "adapter", recipe=recipe(family), processor=processor, base=known)
     return base, folder / "adapter", logits(model)
 
 
@@ -89,23 +87,17 @@ def test_apart_and_merged_are_the_trained_model(family: str, tmp_path: Path) -> 
     assert processor.templates["training"]
 
 
-def test_abstractor_and_visual_branch_come_with_the_adapter(
-    owl2: tuple[Path, Path, Tensor],
-) -> None:
+def test_abstractor_and_visual_branch_come_with_the_adapter(owl2: tuple[Path, Path, Tensor]) -> None:
     base, folder, _ = owl2
     model, _ = models.load(base, device="cpu")
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     adapters.apply_adapter(model, folder, name=base)
     after = dict(model.named_parameters())
-    changed = {
-        stages.module_of(n) for n, w in before.items() if n in after and (after[n] != w).any()
-    }
+    changed = {stages.module_of(n) for n, w in before.items() if n in after and (after[n] != w).any()}
     assert changed == {"abstractor", "visual"}
 
 
-def test_another_base_is_refused_by_both_names(
-    owl2: tuple[Path, Path, Tensor], tmp_path: Path
-) -> None:
+def test_another_base_is_refused_by_both_names(owl2: tuple[Path, Path, Tensor], tmp_path: Path) -> None:
     base, folder, _ = owl2
     other = random_owl("tiny-owl2", seed=1)
     said = rf"trained on '{base}' \(config \w{{12}}, weights (\w{{12}})\), but the model is 'other'"
@@ -116,9 +108,7 @@ def test_another_base_is_refused_by_both_names(
         adapters.apply_adapter(random_owl(wider), folder, name="other")
 
 
-def test_an_identity_is_the_weights_not_their_dtype_or_place(
-    owl2: tuple[Path, Path, Tensor],
-) -> None:
+def test_an_identity_is_the_weights_not_their_dtype_or_place(owl2: tuple[Path, Path, Tensor]) -> None:
     base, _, _ = owl2
     found = [
         adapters.identity(models.load(base, device="cpu", dtype=dtype)[0], base)

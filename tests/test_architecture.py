@@ -171,9 +171,7 @@ def test_importing_the_package_is_light() -> None:
         "seconds = time.perf_counter() - start; "
         f"print(json.dumps([seconds, [name for name in {heavy} if name in sys.modules]]))"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     seconds, loaded = json.loads(ran.stdout)
     assert not loaded
     assert seconds < 0.3

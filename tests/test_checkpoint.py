@@ -80,9 +80,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])
-def test_a_disk_that_fills_up_leaves_the_older_checkpoint(
-    asynchronous: bool, tmp_path: Path
-) -> None:
+def test_a_disk_that_fills_up_leaves_the_older_checkpoint(asynchronous: bool, tmp_path: Path) -> None:
     said: list[str] = []
     writer = Checkpoints(tmp_path, Keep(asynchronous=asynchronous), ALONE, said.append)
     writer.save(1, {"a": torch.ones(10)}, {}, wait=True)

@@ -42,9 +42,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, *lines: str | type[BaseException]) ->
 
 @pytest.mark.parametrize("words", [["--help"], []])
 def test_help_fits_a_screen_and_teaches(words: list[str]) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-m", "mplug_owl", *words], capture_output=True, text=True, check=True
-    )
+    ran = subprocess.run([sys.executable, "-m", "mplug_owl", *words], capture_output=True, text=True, check=True)
     lines = ran.stdout.splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
@@ -79,9 +77,7 @@ def test_debug_shows_where_it_came_from() -> None:
         cli.main(["chat", "one?", "two?", "--model", "tiny-owl2", "--debug"])
 
 
-def test_ctrl_c_is_quiet(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ctrl_c_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     typed(monkeypatch, KeyboardInterrupt)
     assert cli.main(["chat", "--model", "tiny-owl2"]) == 130
     assert "Traceback" not in capsys.readouterr().err
@@ -121,9 +117,7 @@ def test_words_are_sorted_by_what_they_are(picture_file: Path, tmp_path: Path) -
         talk.sort_words(["gone.webm"])
 
 
-def test_chat_prints_the_answer(
-    capsys: pytest.CaptureFixture[str], owl: Owl, picture_file: Path
-) -> None:
+def test_chat_prints_the_answer(capsys: pytest.CaptureFixture[str], owl: Owl, picture_file: Path) -> None:
     words = ["chat", str(picture_file), "What?", "--model", "tiny-owl2", "--device", "cpu"]
     assert cli.main([*words, "--max-new-tokens", "12"]) == 0
     expected = owl.chat("What?", images=[picture_file], max_new_tokens=12)
@@ -198,9 +192,7 @@ def test_conversation_remembers_and_forgets(owl: Owl, picture_file: Path) -> Non
     assert not chat.pending
 
 
-def test_convert_refuses_a_folder_with_something_in_it(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_convert_refuses_a_folder_with_something_in_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "precious").touch()
     assert "not empty" in failure(capsys, "convert", "published", str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]

@@ -39,11 +39,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def processor() -> OwlProcessor:
     tokenizer = byte_tokenizer()
     return OwlProcessor.for_format(
-        "owl2",
-        OwlImageProcessorPil(size=28),
-        tokenizer,
-        image_token_id=len(tokenizer),
-        media_length=9,
+        "owl2", OwlImageProcessorPil(size=28), tokenizer, image_token_id=len(tokenizer), media_length=9
     )
 
 
@@ -119,9 +115,7 @@ def test_some_rows_spread_evenly(folder: Path) -> None:
     source = written(folder, [chat("?", str(row)) for row in range(100)])
     report = doctor.examine([source], rows=5)
     assert report.tallies[0].rows == 100 and report.tallies[0].examined == 5
-    assert [sample.id for sample in report.samples] == [
-        f"rows.jsonl:{row + 1}" for row in (10, 30, 50, 70, 90)
-    ]
+    assert [sample.id for sample in report.samples] == [f"rows.jsonl:{row + 1}" for row in (10, 30, 50, 70, 90)]
     assert doctor.examine([source], rows=1000).tallies[0].examined == 100
 
 
@@ -248,9 +242,7 @@ def test_a_picture_is_opened_once(folder: Path, monkeypatch: pytest.MonkeyPatch)
 
     opened = []
     load = checkup.load_image
-    monkeypatch.setattr(
-        checkup, "load_image", lambda source: [opened.append(source), load(source)][1]
-    )
+    monkeypatch.setattr(checkup, "load_image", lambda source: [opened.append(source), load(source)][1])
     source = written(folder, [seen("0.jpg") for _ in range(20)])
     checker = checkup.Checker(None, "training", 100, decode=True)
     for row in range(20):
@@ -354,9 +346,7 @@ def test_few_bad_rows_do_not_stop_a_run() -> None:
     assert "would stop, for it allows 4.00%" in Report("tokens", 9, 0.04, [tally]).verdict
 
 
-@pytest.mark.parametrize(
-    "values", [[5], [0, 0, 0], [*range(1000)], [3, 4, 5, 100_000], [700] * 99 + [90_000], [1, 2]]
-)
+@pytest.mark.parametrize("values", [[5], [0, 0, 0], [*range(1000)], [3, 4, 5, 100_000], [700] * 99 + [90_000], [1, 2]])
 def test_histograms(values: list[int]) -> None:
     bins = histogram(values)
     assert sum(each.count for each in bins) == len(values)
@@ -401,11 +391,7 @@ def parsed(*words: str) -> argparse.Namespace:
 
 def test_the_exit_status_is_the_severity(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = folder / "rows.jsonl"
-    for rows, status in (
-        (SOUND, 0),
-        ([*SOUND, SOUND[0]], 1),
-        ([*SOUND, SOUND[0], seen("gone.jpg")], 2),
-    ):
+    for rows, status in ((SOUND, 0), ([*SOUND, SOUND[0]], 1), ([*SOUND, SOUND[0], seen("gone.jpg")], 2)):
         written(folder, rows)
         assert doctor.run(parsed(str(path))) == status
     assert "media that are missing" in capsys.readouterr().out
@@ -427,9 +413,7 @@ def test_the_recipe_gives_data_and_length(
 ) -> None:
     written(folder, [chat("a?", "b" * 300)])
     written(folder, [chat("a?", "b")], "held.jsonl")
-    section = Section(
-        (Place(str(folder / "rows.jsonl")),), (Place(str(folder / "held.jsonl")),), 200
-    )
+    section = Section((Place(str(folder / "rows.jsonl")),), (Place(str(folder / "held.jsonl")),), 200)
     assert doctor.run(parsed("--recipe", "r", "--json"), section, processor) == 1
     tree = json.loads(capsys.readouterr().out)
     assert tree["max_length"] == 200 and tree["bad_share"] == 0.5

@@ -99,19 +99,12 @@ def llava(*values: str, first: str = "human", **media: Any) -> dict[str, Any]:
 
 def test_llava_records() -> None:
     image = ImagePart("x.jpg")
-    assert from_llava_record(llava("<image>\nwhat?", "a", image="x.jpg")) == [
-        user(image, "what?"),
-        ai("a"),
-    ]
-    assert from_llava_record(llava("what?\n<|image|>", "a", image=["x.jpg"]))[0] == user(
-        "what?", image
-    )
+    assert from_llava_record(llava("<image>\nwhat?", "a", image="x.jpg")) == [user(image, "what?"), ai("a")]
+    assert from_llava_record(llava("what?\n<|image|>", "a", image=["x.jpg"]))[0] == user("what?", image)
     mid = from_llava_record(llava("is <image> \nnew?", "a", image="x.jpg"))
     assert mid[0] == user("is ", image, " \nnew?")
     assert from_llava_record(llava("lost", "q", "a", first="gpt")) == [user("q"), ai("a")]
-    assert from_llava_record(llava("<video>\nq", "a", video="v.mp4"))[0] == user(
-        VideoPart("v.mp4"), "q"
-    )
+    assert from_llava_record(llava("<video>\nq", "a", video="v.mp4"))[0] == user(VideoPart("v.mp4"), "q")
     named = {"conversations": [{"from": "system", "value": "s"}, {"from": "user", "value": "q"}]}
     assert [message.role for message in from_llava_record(named)] == ["system", "user"]
 

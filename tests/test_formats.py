@@ -74,22 +74,10 @@ def ai(text: str) -> Message:
 @pytest.mark.parametrize(
     ("name", "record", "messages"),
     [
-        (
-            "caption",
-            LAION,
-            [user(ImagePart("000000012.jpg")), ai("A barn owl on a fence post")],
-        ),
-        (
-            "alpaca",
-            ALPACA,
-            [user("Name the capital of the country.\nPortugal"), ai(ALPACA["output"])],
-        ),
+        ("caption", LAION, [user(ImagePart("000000012.jpg")), ai("A barn owl on a fence post")]),
+        ("alpaca", ALPACA, [user("Name the capital of the country.\nPortugal"), ai(ALPACA["output"])]),
         ("alpaca", {**ALPACA, "input": ""}, [user(ALPACA["instruction"]), ai(ALPACA["output"])]),
-        (
-            "llava",
-            SHAREGPT,
-            [user("How do I boil an egg?"), ai("Put it in boiling water for eight minutes.")],
-        ),
+        ("llava", SHAREGPT, [user("How do I boil an egg?"), ai("Put it in boiling water for eight minutes.")]),
         (
             "baize",
             BAIZE,
@@ -111,19 +99,12 @@ def ai(text: str) -> Message:
         (
             "owl",
             OWL,
-            [
-                Message("system", SYSTEM),
-                user("", ImagePart("images/0001.jpg")),
-                user("What animal?"),
-                ai("A cat."),
-            ],
+            [Message("system", SYSTEM), user("", ImagePart("images/0001.jpg")), user("What animal?"), ai("A cat.")],
         ),
         ("messages", MESSAGES, [user("Hi", ImagePart(b"picture")), ai("Hello")]),
     ],
 )
-def test_records_are_recognised_and_read(
-    name: str, record: dict[str, Any], messages: list[Message]
-) -> None:
+def test_records_are_recognised_and_read(name: str, record: dict[str, Any], messages: list[Message]) -> None:
     assert recognise(record) == name
     assert FORMATS[name].read(record) == messages
 
@@ -173,12 +154,7 @@ def test_coco_captions() -> None:
 def test_karpathy_splits() -> None:
     def image(split: str, number: int) -> dict[str, Any]:
         sentences = [{"raw": f"{split} {n}", "sentid": number + n} for n in range(2)]
-        return {
-            "filepath": "val2014",
-            "filename": f"{number}.jpg",
-            "split": split,
-            "sentences": sentences,
-        }
+        return {"filepath": "val2014", "filename": f"{number}.jpg", "split": split, "sentences": sentences}
 
     splits = ("train", "val", "restval", "test")
     document = {"images": [image(split, 10 * n) for n, split in enumerate(splits)]}

@@ -57,9 +57,7 @@ def test_dynamic_static_chunked_and_no_cache_agree(owl: OwlForConditionalGenerat
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own
-@pytest.mark.parametrize(
-    "family", [pytest.param(n, marks=[] if n == "tiny-owl2" else pytest.mark.slow) for n in TINY]
-)
+@pytest.mark.parametrize("family", [pytest.param(n, marks=[] if n == "tiny-owl2" else pytest.mark.slow) for n in TINY])
 def test_compiled_decoding_and_compiled_forward_agree_with_eager(family: str) -> None:
     owl = random_owl(family, torch.float32)
     rows = three_rows(owl)
@@ -102,9 +100,7 @@ def test_sampling_with_a_seed_repeats(owl: OwlForConditionalGeneration) -> None:
     assert any(not torch.equal(sample(7), sample(seed)) for seed in (8, 9, 10))
 
 
-def test_media_ids_are_never_answered_and_penalties_survive_them(
-    owl: OwlForConditionalGeneration,
-) -> None:
+def test_media_ids_are_never_answered_and_penalties_survive_them(owl: OwlForConditionalGeneration) -> None:
     rows = three_rows(owl)
     ids = answer(owl, rows, repetition_penalty=1.3, no_repeat_ngram_size=2, top_k=3, do_sample=True)
     assert ids.max() < owl.config.image_token_id
@@ -118,9 +114,7 @@ def test_saved_and_reloaded_gives_the_same_logits(
     owl: OwlForConditionalGeneration, tmp_path: Path, max_shard_size: str
 ) -> None:
     owl.save_pretrained(tmp_path, max_shard_size=max_shard_size)
-    assert len(list(tmp_path.glob("*.safetensors"))) == (
-        1 if max_shard_size == "50GB" else pytest.approx(10, abs=8)
-    )
+    assert len(list(tmp_path.glob("*.safetensors"))) == (1 if max_shard_size == "50GB" else pytest.approx(10, abs=8))
     again = AutoModelForImageTextToText.from_pretrained(tmp_path)
     assert type(again) is OwlForConditionalGeneration
     assert again.config.to_dict().keys() == owl.config.to_dict().keys()
@@ -130,25 +124,19 @@ def test_saved_and_reloaded_gives_the_same_logits(
     assert torch.equal(answer(again, three_rows(owl)), answer(owl, three_rows(owl)))
 
 
-@pytest.mark.filterwarnings(
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
-)  # asked for by peft
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # asked for by peft
 @pytest.mark.parametrize("family", TINY)
 def test_merged_adapter_equals_adapter(family: str) -> None:
     owl = random_owl(family)  # float64
     names = {
-        n.rpartition(".")[2]
-        for n, m in owl.model.language_model.named_modules()
-        if isinstance(m, torch.nn.Linear)
+        n.rpartition(".")[2] for n, m in owl.model.language_model.named_modules() if isinstance(m, torch.nn.Linear)
     }
     targets = f".*language_model.*({'|'.join(sorted(names))})"
     adapted = get_peft_model(owl, LoraConfig(r=4, lora_alpha=8, target_modules=targets))
     generator = torch.Generator().manual_seed(5)
     for name, weight in adapted.named_parameters():
         if "lora_" in name:
-            weight.data.copy_(
-                0.1 * torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
-            )
+            weight.data.copy_(0.1 * torch.randn(weight.shape, generator=generator, dtype=weight.dtype))
     inputs = batch(three_rows(owl))
     with torch.inference_mode():
         expected = adapted(**inputs).logits
@@ -182,9 +170,7 @@ def test_alpha(long_owl: OwlForConditionalGeneration) -> None:
     assert alpha.tolist() == [1, 1, 1, 3, 3, 7, 7, 15]
 
 
-def test_every_cache_agrees_beyond_seq_length(
-    long_owl: OwlForConditionalGeneration, long_rows: list[Row]
-) -> None:
+def test_every_cache_agrees_beyond_seq_length(long_owl: OwlForConditionalGeneration, long_rows: list[Row]) -> None:
     expected = torch.cat([answer(long_owl, [row]) for row in long_rows])
     for kwargs in (
         {},
@@ -204,16 +190,12 @@ def test_a_loop_of_ones_own_keeps_the_prompts_alpha(
     out, got = long_owl(**inputs, use_cache=True), []
     for _ in range(NEW):
         got.append(int(out.logits[0, -1].argmax()))
-        out = long_owl(
-            input_ids=torch.tensor([got[-1:]]), past_key_values=out.past_key_values, use_cache=True
-        )
+        out = long_owl(input_ids=torch.tensor([got[-1:]]), past_key_values=out.past_key_values, use_cache=True)
     assert got == expected
 
 
 @torch.inference_mode()
-def test_training_knows_neither(
-    long_owl: OwlForConditionalGeneration, long_rows: list[Row]
-) -> None:
+def test_training_knows_neither(long_owl: OwlForConditionalGeneration, long_rows: list[Row]) -> None:
     inputs = batch(long_rows[1:2])
     evaluated = long_owl(**inputs).logits
     decoder = long_owl.model.language_model

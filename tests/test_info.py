@@ -26,12 +26,7 @@ def test_families_are_counted_exactly(name: str) -> None:
     assert card.memory["bfloat16"] > card.memory["int8"] > card.parameters
     assert card.dtypes == {}
     assert card.prompt == processor.apply_chat_template(
-        [
-            {
-                "role": "user",
-                "content": [{"type": "image"}, {"type": "text", "text": "What is in the picture?"}],
-            }
-        ],
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is in the picture?"}]}],
         add_generation_prompt=True,
     )
 

@@ -29,12 +29,7 @@ def norm(name: str, width: int, bias: bool = True) -> Shapes:
 
 
 def vision(
-    prefix: str,
-    c: int = 1024,
-    f: int = 4096,
-    layers: int = 24,
-    tokens: int | None = 257,
-    temporal: bool = False,
+    prefix: str, c: int = 1024, f: int = 4096, layers: int = 24, tokens: int | None = 257, temporal: bool = False
 ) -> Shapes:
     yield f"{prefix}embeddings.patch_embed.weight", (c, 3, 14, 14)
     if tokens:

@@ -31,25 +31,19 @@ def test_families_are_built_the_same_every_time(family: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     other = build(family, seed=1)[0]
     assert not torch.equal(other.lm_head.weight, one.lm_head.weight)
-    assert (
-        processor.image_token_id == one.config.image_token_id == one.config.text_config.vocab_size
-    )
+    assert processor.image_token_id == one.config.image_token_id == one.config.text_config.vocab_size
     assert processor.media_length == one.config.media_length
 
 
 def test_native_folder_round_trip(native: Path) -> None:
     model, processor = models.load(native, device="cpu")
     built, _ = build("tiny-owl2")
-    assert all(
-        torch.equal(a, b) for a, b in zip(model.parameters(), built.parameters(), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), built.parameters(), strict=True))
     assert processor.image_token_id == built.config.image_token_id
     assert not model.training
 
 
-@pytest.mark.parametrize(
-    ("asked", "got"), [("auto", "float32"), ("bfloat16", "bfloat16"), ("float16", "float16")]
-)
+@pytest.mark.parametrize(("asked", "got"), [("auto", "float32"), ("bfloat16", "bfloat16"), ("float16", "float16")])
 def test_dtype_of_a_native_folder(native: Path, asked: str, got: str) -> None:
     assert models.load(native, device="cpu", dtype=asked)[0].dtype == getattr(torch, got)
 

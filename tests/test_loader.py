@@ -256,10 +256,7 @@ def folder(tmp_path: Path) -> Path:
             {
                 "id": f"r{row}",
                 "image": image,
-                "conversations": [
-                    {"from": "human", "value": "<image>\nwhat?"},
-                    {"from": "gpt", "value": answer},
-                ],
+                "conversations": [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": answer}],
             }
         )
         for row, (image, answer) in enumerate(chats)
@@ -307,9 +304,7 @@ def test_a_file_that_vanishes(folder: Path, processor: OwlProcessor) -> None:
 def test_too_many_bad_samples_stop_the_run(folder: Path, processor: OwlProcessor) -> None:
     source = open_source(folder / "data.jsonl")
     strict = Loader(Mixture([source]), processor, changed(batch=10, bad_share=0.0))
-    with pytest.raises(
-        DataError, match=r"4 of 10 samples cannot be used .*bad_share=0\.0; .*doctor"
-    ):
+    with pytest.raises(DataError, match=r"4 of 10 samples cannot be used .*bad_share=0\.0; .*doctor"):
         strict.step(0)
     patient = Loader(Mixture([source]), processor, changed(batch=10, bad_share=0.05))
     with pytest.raises(DataError, match="over bad_share"):
@@ -323,9 +318,7 @@ def test_the_share_of_pictures_is_kept_in_every_step(folder: Path, processor: Ow
     (folder / "alpaca.json").write_text(json.dumps(rows))
     (folder / "owl.jsonl").write_text(
         "".join(
-            json.dumps({"image": ["good.jpg"], "text": f"Human: <image>\nHuman: q\nAI: a{n}"})
-            + "\n"
-            for n in range(10)
+            json.dumps({"image": ["good.jpg"], "text": f"Human: <image>\nHuman: q\nAI: a{n}"}) + "\n" for n in range(10)
         )
     )
     sources = [open_source(folder / "alpaca.json"), open_source(folder / "owl.jsonl")]

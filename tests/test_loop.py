@@ -164,9 +164,7 @@ def interrupted(at: int) -> Any:
 
 @pytest.mark.parametrize("family", ["tiny-owl2", "tiny-owl-video"])
 def test_a_resumed_run_equals_one_that_never_stopped(family: str, tmp_path: Path) -> None:
-    wanted = recipe(
-        f"init.family={family}", "compute.dtype=bfloat16", "optim.steps=5", "keep.asynchronous=true"
-    )
+    wanted = recipe(f"init.family={family}", "compute.dtype=bfloat16", "optim.steps=5", "keep.asynchronous=true")
     train(wanted, tmp_path / "whole")
     first = train(wanted, tmp_path / "parts", interrupted(2))
     assert (first.step, first.stopped, first.saved) == (3, True, None)

@@ -98,22 +98,14 @@ def test_gathered_weights_may_be_given(tmp_path: Path) -> None:
     base = identity(model, "tiny-owl2")
     stages.prepare(model, RECIPE)
     given = {n: torch.ones_like(w) for n, w in model.named_parameters() if w.requires_grad}
-    lora.save_adapter(
-        model, tmp_path / "a", recipe=RECIPE, processor=processor, base=base, weights=given
-    )
+    lora.save_adapter(model, tmp_path / "a", recipe=RECIPE, processor=processor, base=base, weights=given)
     assert all(w.eq(1).all() for w in load_file(tmp_path / "a" / "changed.safetensors").values())
 
 
 def test_a_model_without_lora_is_no_adapter(tmp_path: Path) -> None:
     model, processor = build("tiny-owl2")
     with pytest.raises(ConfigError, match="no LoRA; save it whole"):
-        lora.save_adapter(
-            model,
-            tmp_path / "a",
-            recipe=RECIPE,
-            processor=processor,
-            base=identity(model, "tiny-owl2"),
-        )
+        lora.save_adapter(model, tmp_path / "a", recipe=RECIPE, processor=processor, base=identity(model, "tiny-owl2"))
 
 
 def test_peft_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,9 +61,7 @@ def gigabyte(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     )
     with torch.device("meta"):
         state = OwlForConditionalGeneration(config).state_dict()
-    names = {
-        published_name(n, config, "owl2"): t for n, t in state.items() if "_pos_embed" not in n
-    }
+    names = {published_name(n, config, "owl2"): t for n, t in state.items() if "_pos_embed" not in n}
     order = sorted(names)
     for index, part in enumerate((order[::2], order[1::2])):
         tensors = {n: torch.ones(names[n].shape) for n in part}
@@ -72,23 +70,17 @@ def gigabyte(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     return folder, sum(t.numel() * 4 for t in names.values())
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/status").exists(), reason="needs /proc to see anonymous memory"
-)
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to see anonymous memory")
 def test_a_gigabyte_loads_within_a_quarter_more_than_its_size(gigabyte: tuple[Path, int]) -> None:
     folder, size = gigabyte
     assert 0.95e9 < size < 1.3e9
-    run = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(folder)], capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-c", MEASURE, str(folder)], capture_output=True, text=True, check=True)
     grown = int(run.stdout.split()[-1])
     assert grown < 1.25 * size, f"anonymous memory grew by {grown / size:.2f} of the checkpoint"
 
 
 @pytest.mark.parametrize("family", ["tiny-owl", "tiny-owl2", "tiny-owl2.1"])
-def test_each_tensor_is_read_once(
-    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_tensor_is_read_once(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "folder"
     write_published(folder, family)
     reads: Counter[str] = Counter()
@@ -106,9 +98,7 @@ def test_each_tensor_is_read_once(
             return getattr(self.tensor, name)
 
     monkeypatch.setattr(
-        checkpoint,
-        "_open_safetensors",
-        lambda file: {n: Counted(n, t) for n, t in opener(file).items()},
+        checkpoint, "_open_safetensors", lambda file: {n: Counted(n, t) for n, t in opener(file).items()}
     )
     load_published(folder)
     stored = set(json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"])

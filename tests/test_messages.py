@@ -12,16 +12,7 @@ import pytest
 from PIL import Image
 
 from mplug_owl.errors import DataError
-from mplug_owl.messages import (
-    ImagePart,
-    Message,
-    TextPart,
-    VideoPart,
-    chat_dicts,
-    from_openai,
-    media,
-    to_openai,
-)
+from mplug_owl.messages import ImagePart, Message, TextPart, VideoPart, chat_dicts, from_openai, media, to_openai
 
 TALK = [
     Message("system", "Be brief."),
@@ -65,9 +56,7 @@ def test_every_form_of_a_part(part: Any, expected: Any) -> None:
 
 
 def test_forms_of_messages() -> None:
-    read = from_openai(
-        [{"role": "developer", "content": "s"}, {"role": "assistant", "content": None}]
-    )
+    read = from_openai([{"role": "developer", "content": "s"}, {"role": "assistant", "content": None}])
     assert read == [Message("system", "s"), Message("assistant", "")]
 
 
@@ -114,10 +103,7 @@ def test_what_templates_and_loaders_read() -> None:
         ([{"role": "user", "content": [{"type": "text"}]}], "text is None"),
         ([{"role": "user", "content": [{"type": "image"}]}], "has no source"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "no source"),
-        (
-            [{"role": "user", "content": [{"type": "video", "path": "v", "num_frames": 0}]}],
-            "num_frames=0",
-        ),
+        ([{"role": "user", "content": [{"type": "video", "path": "v", "num_frames": 0}]}], "num_frames=0"),
     ],
 )
 def test_what_is_no_conversation(messages: Any, message: str) -> None:

@@ -44,9 +44,7 @@ def test_permutations_are_permutations(size: int) -> None:
 def test_small_permutations_are_even(size: int) -> None:
     """Every order of a few rows is about as likely as any other."""
     keys = 3000
-    orders = Counter(
-        tuple(Permutation(size, "even", key)[place] for place in range(size)) for key in range(keys)
-    )
+    orders = Counter(tuple(Permutation(size, "even", key)[place] for place in range(size)) for key in range(keys))
     expected = keys / len([*permutations(range(size))])
     assert len(orders) == len([*permutations(range(size))])
     assert max(orders.values()) < 1.35 * expected

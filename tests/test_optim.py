@@ -25,9 +25,7 @@ def test_warm_up_climbs_to_one_and_every_step_learns() -> None:
 def test_cosine_linear_and_constant_have_their_shapes() -> None:
     assert rates(4, schedule="linear") == [1.0, 0.75, 0.5, 0.25]
     assert rates(3, schedule="constant") == [1.0, 1.0, 1.0]
-    assert rates(4, schedule="cosine") == pytest.approx(
-        [1.0, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2]
-    )
+    assert rates(4, schedule="cosine") == pytest.approx([1.0, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2])
 
 
 def test_the_floor_is_the_end_of_the_schedule() -> None:
@@ -68,9 +66,7 @@ def test_clipping_scales_to_the_limit_and_returns_the_norm_before() -> None:
 def test_the_state_is_there_before_the_first_step_and_changes_nothing() -> None:
     def step(ask_first: bool) -> torch.Tensor:
         parameter = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
-        optimizer = optim.adamw(
-            [{"params": [parameter], "lr": 0.1, "weight_decay": 0.1, "name": "x"}], Optim(steps=1)
-        )
+        optimizer = optim.adamw([{"params": [parameter], "lr": 0.1, "weight_decay": 0.1, "name": "x"}], Optim(steps=1))
         if ask_first:
             state = optim.state(optimizer, {"w": parameter})
             assert state["w"].keys() == {"step", "exp_avg", "exp_avg_sq"}

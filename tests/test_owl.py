@@ -82,9 +82,7 @@ def test_ragged_batch_loss_is_the_mean_over_all_targets(owl: OwlForConditionalGe
     torch.testing.assert_close(loss, total / count, **EXACT)
 
 
-def test_batch_without_targets_gives_zero_loss_and_zero_gradients(
-    owl: OwlForConditionalGeneration,
-) -> None:
+def test_batch_without_targets_gives_zero_loss_and_zero_gradients(owl: OwlForConditionalGeneration) -> None:
     inputs = batch([Rows(owl).row(3, "image", 2)])
     loss = owl(**inputs, labels=torch.full_like(inputs["input_ids"], -100)).loss
     loss.backward()
@@ -94,9 +92,7 @@ def test_batch_without_targets_gives_zero_loss_and_zero_gradients(
     owl.zero_grad(set_to_none=True)
 
 
-def test_loss_normalised_by_a_given_count_adds_up_over_micro_batches(
-    owl: OwlForConditionalGeneration,
-) -> None:
+def test_loss_normalised_by_a_given_count_adds_up_over_micro_batches(owl: OwlForConditionalGeneration) -> None:
     rows = mixed_rows(owl)
     with torch.inference_mode():
         whole = batch(rows, "right")
@@ -136,9 +132,7 @@ def test_videos_of_different_lengths_equal_each_alone(owl: OwlForConditionalGene
 
 
 @torch.inference_mode()
-def test_the_order_of_frames_matters_only_with_a_temporal_branch(
-    owl: OwlForConditionalGeneration,
-) -> None:
+def test_the_order_of_frames_matters_only_with_a_temporal_branch(owl: OwlForConditionalGeneration) -> None:
     video = Rows(owl).pixels(3)
     forth = owl.get_video_features([video]).pooler_output
     back = owl.get_video_features([video.flip(0)]).pooler_output
@@ -149,9 +143,7 @@ def test_the_order_of_frames_matters_only_with_a_temporal_branch(
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(
-    "family", [name for name in TINY if "bloomz" not in name]
-)  # BLOOM is eager only
+@pytest.mark.parametrize("family", [name for name in TINY if "bloomz" not in name])  # BLOOM is eager only
 def test_eager_attention_equals_sdpa(family: str) -> None:
     owl = random_owl(family, torch.float32)
     inputs = batch(mixed_rows(owl))
@@ -194,9 +186,7 @@ def test_logits_to_keep(owl: OwlForConditionalGeneration) -> None:
 
 
 @torch.inference_mode()
-def test_embeddings_and_features_brought_along_give_the_same_logits(
-    owl: OwlForConditionalGeneration,
-) -> None:
+def test_embeddings_and_features_brought_along_give_the_same_logits(owl: OwlForConditionalGeneration) -> None:
     rows = mixed_rows(owl)
     inputs = batch(rows)
     expected = owl(**inputs).logits
@@ -242,9 +232,7 @@ def test_a_training_batch_without_pictures_still_uses_the_visual_branch(family: 
     """
     owl = random_owl(family).train()
     grads = gradients(owl, batch([Rows(owl).row(6)]))
-    visual = {
-        name: g for name, g in grads.items() if "visual_" in name and "language_model" in name
-    }
+    visual = {name: g for name, g in grads.items() if "visual_" in name and "language_model" in name}
     assert visual and all(torch.count_nonzero(g) == 0 for g in visual.values())
 
 
@@ -317,11 +305,7 @@ def test_families_share_a_process_without_touching_each_other_or_llama() -> None
     functions = {n: getattr(modeling_llama, n) for n in dir(modeling_llama) if n[0].isupper()}
     forwards = {n: f.forward for n, f in functions.items() if hasattr(f, "forward")}
     config = LlamaConfig(
-        vocab_size=50,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
+        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
     )
     torch.manual_seed(0)
     llama, ids = LlamaForCausalLM(config).eval(), torch.arange(12)[None]
@@ -362,16 +346,10 @@ def test_the_index_decides_the_branch_not_the_attention_mask(family: str) -> Non
     visual = decoder(inputs_embeds=embeds, visual_index=torch.tensor([2, 3])).last_hidden_state
     assert torch.equal(text[:, :2], visual[:, :2])
     assert (text[:, 2:4] - visual[:, 2:4]).abs().max() > 0.1
-    assert (
-        text[:, 5] - visual[:, 5]
-    ).abs().max() > 1e-4  # later text reads the visual keys and values
+    assert (text[:, 5] - visual[:, 5]).abs().max() > 1e-4  # later text reads the visual keys and values
 
 
 def test_every_family_is_one_class() -> None:
     kinds = {type(random_owl(name)) for name in TINY}
     assert kinds == {OwlForConditionalGeneration}
-    assert (
-        {f"tiny-{n}" for n in ("owl", "owl-video", "owl-bloomz", "owl2", "owl2.1")}
-        == set(TINY)
-        <= set(FAMILIES)
-    )
+    assert {f"tiny-{n}" for n in ("owl", "owl-video", "owl-bloomz", "owl2", "owl2.1")} == set(TINY) <= set(FAMILIES)

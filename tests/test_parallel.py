@@ -36,9 +36,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=" ".join,
 )
-def test_two_ranks_learn_what_one_learns(
-    settings: tuple[str, ...], alone: Path, tmp_path: Path
-) -> None:
+def test_two_ranks_learn_what_one_learns(settings: tuple[str, ...], alone: Path, tmp_path: Path) -> None:
     done = launch(tmp_path, *ROUGH, *settings, ranks=2)
     assert done.returncode == 0, done.stderr
     assert largest_difference(alone, tmp_path) < 1e-9
@@ -57,24 +55,16 @@ def test_every_family_can_be_spread(family: str, parallel: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_frozen_parts_and_bfloat16_can_be_spread(parallel: str, tmp_path: Path) -> None:
-    settings = (
-        "train={abstractor={lr=1e-3}, visual={lr=1e-3}}",
-        "compute.dtype=bfloat16",
-        "optim.steps=3",
-    )
+    settings = ("train={abstractor={lr=1e-3}, visual={lr=1e-3}}", "compute.dtype=bfloat16", "optim.steps=3")
     assert launch(tmp_path / "one", *settings).returncode == 0
     done = launch(tmp_path / "two", *settings, f"compute.parallel={parallel}", ranks=2)
     assert done.returncode == 0, done.stderr
-    for (_, loss, _), (_, other, _) in zip(
-        losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True
-    ):
+    for (_, loss, _), (_, other, _) in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
         assert loss == pytest.approx(other, rel=2e-2)
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_held_out_rows_and_answers_with_two_ranks(
-    parallel: str, alone: Path, tmp_path: Path
-) -> None:
+def test_held_out_rows_and_answers_with_two_ranks(parallel: str, alone: Path, tmp_path: Path) -> None:
     held = ("data.held_out=[{path='x'}]", "log.held_out_every=2", "log.samples_every=2")
     done = launch(tmp_path, *ROUGH, *held, f"compute.parallel={parallel}", ranks=2)
     assert done.returncode == 0, done.stderr
@@ -100,14 +90,7 @@ def test_a_run_moves_between_one_and_two_ranks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_a_number_that_is_not_finite_stops_all_ranks(parallel: str, tmp_path: Path) -> None:
     broken = "row 10"  # pictures, in the second step; only the first rank shows them
-    done = launch(
-        tmp_path,
-        *ROUGH,
-        "keep.every=1",
-        f"compute.parallel={parallel}",
-        ranks=2,
-        OWL_TEST_NAN=broken,
-    )
+    done = launch(tmp_path, *ROUGH, "keep.every=1", f"compute.parallel={parallel}", ranks=2, OWL_TEST_NAN=broken)
     assert done.returncode not in (0, 143)
     assert "step 2: loss nan" in done.stderr
     assert f"Samples: {broken}. Look" in done.stderr
@@ -117,10 +100,7 @@ def test_a_number_that_is_not_finite_stops_all_ranks(parallel: str, tmp_path: Pa
 def test_a_dead_rank_ends_the_run_and_nothing_is_lost(tmp_path: Path) -> None:
     settings = ("optim.steps=400", "keep.every=1", "compute.parallel=fsdp")
     process = subprocess.Popen(
-        command(tmp_path, *settings, ranks=2),
-        env=environment(),
-        stderr=subprocess.PIPE,
-        text=True,
+        command(tmp_path, *settings, ranks=2), env=environment(), stderr=subprocess.PIPE, text=True
     )
     folder = tmp_path / "checkpoints"
     while not checkpoint_steps(folder) and process.poll() is None:

@@ -76,9 +76,7 @@ def pixels(side: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_the_vision_model_is_the_clip_tower(
-    clip: tuple[CLIPVisionModel, Path], attention: str
-) -> None:
+def test_the_vision_model_is_the_clip_tower(clip: tuple[CLIPVisionModel, Path], attention: str) -> None:
     tower, folder = clip
     model, _ = parts.assemble("tiny-owl2", vision=folder)
     vision = model.model.vision
@@ -108,9 +106,7 @@ def test_a_larger_picture_gets_resampled_positions(clip: tuple[CLIPVisionModel, 
     assert model.config.abstractor_config.position_grid == 8
 
 
-def test_a_whole_clip_is_taken_for_its_vision_half(
-    clip: tuple[CLIPVisionModel, Path], tmp_path: Path
-) -> None:
+def test_a_whole_clip_is_taken_for_its_vision_half(clip: tuple[CLIPVisionModel, Path], tmp_path: Path) -> None:
     tower, folder = clip
     text = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
     config = CLIPConfig(vision_config={**TOWER, "hidden_act": "gelu"}, text_config=text)
@@ -131,9 +127,7 @@ def text_logits(model: nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("family", ["tiny-owl", "tiny-owl-video", "tiny-owl2"])
-def test_the_decoder_is_the_llama_on_text(
-    llama: tuple[LlamaForCausalLM, Path], family: str
-) -> None:
+def test_the_decoder_is_the_llama_on_text(llama: tuple[LlamaForCausalLM, Path], family: str) -> None:
     plain, folder = llama
     model, _ = parts.assemble(family, language=folder)
     torch.testing.assert_close(text_logits(model), text_logits(plain), atol=1e-5, rtol=1e-5)

@@ -125,10 +125,7 @@ def test_fast_and_exact_crops_agree(shots: list[bytes]) -> None:
     owl = processor()
     deviation = torch.tensor(owl.image_processor.image_std)[:, None, None] * 255
     for key in "abcdef":
-        exact, fast = (
-            Pixels(owl, decode, (0.5, 1.0)).load(ImagePart(shots[1]), key)
-            for decode in ("exact", "fast")
-        )
+        exact, fast = (Pixels(owl, decode, (0.5, 1.0)).load(ImagePart(shots[1]), key) for decode in ("exact", "fast"))
         assert ((exact - fast) * deviation).abs().mean() <= 3.0
 
 

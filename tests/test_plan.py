@@ -22,18 +22,7 @@ from mplug_owl.train.objective import calls_of
 from mplug_owl.train.optim import adamw
 from mplug_owl.train.parallel import World, arrange
 from mplug_owl.train.plan import Plan, plan
-from mplug_owl.train.recipe import (
-    Batch,
-    Compute,
-    Data,
-    Init,
-    Lora,
-    Module,
-    Optim,
-    Recipe,
-    load,
-    shipped,
-)
+from mplug_owl.train.recipe import Batch, Compute, Data, Init, Lora, Module, Optim, Recipe, load, shipped
 from mplug_owl.train.rehearsal import Shape, Trace, Work, rehearse
 from tests.owls import TINY
 
@@ -42,9 +31,7 @@ TRAINED = (ALL, ("vision", "abstractor"), ("abstractor",), ("language",))
 RELEASED = [name for name, row in FAMILIES.items() if row.repository]
 
 
-def owl(
-    config: OwlConfig, trained: tuple[str, ...], device: str = "meta"
-) -> OwlForConditionalGeneration:
+def owl(config: OwlConfig, trained: tuple[str, ...], device: str = "meta") -> OwlForConditionalGeneration:
     """An owl of which some modules train."""
     with torch.device(device):
         model = OwlForConditionalGeneration(config)
@@ -284,10 +271,7 @@ def test_lora_trains_its_share_alone() -> None:
 
 
 def test_a_step_is_the_same_work_whatever_it_is_cut_into() -> None:
-    made = {
-        (gpus, micro): plan(recipe(batch=Batch(64, micro)), gpus)
-        for gpus, micro in ((1, 4), (2, 4), (4, 2))
-    }
+    made = {(gpus, micro): plan(recipe(batch=Batch(64, micro)), gpus) for gpus, micro in ((1, 4), (2, 4), (4, 2))}
     assert len({p.step_flops for p in made.values()}) == 1
     assert {key: p.accumulate for key, p in made.items()} == {(1, 4): 16, (2, 4): 8, (4, 2): 8}
     assert made[2, 4].step_seconds < made[1, 4].step_seconds
@@ -312,12 +296,8 @@ def test_epochs_need_the_rows_of_one() -> None:
 
 def test_sharding_divides_what_copies_repeat() -> None:
     copied = plan(recipe("owl2-7b", batch=Batch(8, 1)), 8)
-    sharded = plan(
-        recipe("owl2-7b", batch=Batch(8, 1), compute=Compute(parallel="fsdp")), 8, "H200"
-    )
-    assert sharded.memory["optimizer state"] * 8 == pytest.approx(
-        copied.memory["optimizer state"], rel=1e-4
-    )
+    sharded = plan(recipe("owl2-7b", batch=Batch(8, 1), compute=Compute(parallel="fsdp")), 8, "H200")
+    assert sharded.memory["optimizer state"] * 8 == pytest.approx(copied.memory["optimizer state"], rel=1e-4)
     assert sharded.memory["gradients"] * 8 == pytest.approx(copied.memory["gradients"], rel=0.01)
     assert "gathered layers" in sharded.memory
     assert sharded.step_flops == copied.step_flops

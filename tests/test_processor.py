@@ -25,12 +25,7 @@ from mplug_owl.models import tokenizers as owl_tokenizers
 from mplug_owl.models.image_processor import OwlImageProcessorPil
 from mplug_owl.models.processor import OwlProcessor
 from mplug_owl.models.templates import FORMATS, OWL_SYSTEM, VICUNA_SYSTEM
-from mplug_owl.models.tokenizers import (
-    bloom_tokenizer,
-    byte_tokenizer,
-    llama_tokenizer,
-    qwen_tokenizer,
-)
+from mplug_owl.models.tokenizers import bloom_tokenizer, byte_tokenizer, llama_tokenizer, qwen_tokenizer
 
 RED = Image.new("RGB", (30, 20), "red")
 BLUE = Image.new("RGB", (8, 9), "blue")
@@ -50,12 +45,7 @@ NASTY = [
 def make(form: str = "owl", temporal: bool = False, **changes: Any) -> OwlProcessor:
     tokenizer = byte_tokenizer()
     processor = OwlProcessor.for_format(
-        form,
-        OwlImageProcessorPil(size=28),
-        tokenizer,
-        image_token_id=len(tokenizer),
-        media_length=3,
-        temporal=temporal,
+        form, OwlImageProcessorPil(size=28), tokenizer, image_token_id=len(tokenizer), media_length=3, temporal=temporal
     )
     for name, value in changes.items():
         assert hasattr(processor, name)
@@ -76,9 +66,7 @@ def owl2() -> OwlProcessor:
 def user(*parts: Any) -> dict[str, Any]:
     """Strings are text; "<image>" and "<video>" are media without a source."""
     named = {"<image>": {"type": "image"}, "<video>": {"type": "video"}}
-    content = [
-        named.get(p, {"type": "text", "text": p}) if isinstance(p, str) else p for p in parts
-    ]
+    content = [named.get(p, {"type": "text", "text": p}) if isinstance(p, str) else p for p in parts]
     return {"role": "user", "content": content}
 
 
@@ -101,12 +89,7 @@ def system(text: str) -> dict[str, Any]:
         ("owl", "default", [user("", "<image>", "x")], "\nHuman: <image>x\nAI: "),
         ("owl", "default", [user("a"), user("b")], "\nHuman: a\nHuman: b\nAI: "),
         ("owl", "default", [user("a"), ai("b"), user("c")], "\nHuman: a\nAI: b\nHuman: c\nAI: "),
-        (
-            "owl",
-            "default",
-            [user("<image>", "<video>")],
-            "\nHuman: <image>\nHuman: <|video|>\nAI: ",
-        ),
+        ("owl", "default", [user("<image>", "<video>")], "\nHuman: <image>\nHuman: <|video|>\nAI: "),
         ("owl", "demo", [user("a")], "\nHuman: a\nAI:"),
         ("owl", "training", [user("a"), ai("b")], "\nHuman: a\nAI: b</s>\nAI: "),
         ("owl2", "default", [user("<image>", "hi")], "USER: <|image|>hi ASSISTANT:"),
@@ -230,9 +213,7 @@ def test_bos_of_owl2_stands_where_upstream_puts_it(owl2: OwlProcessor) -> None:
 
 def test_training_cuts_at_markers_inference_does_not(tmp_path: Path) -> None:
     processor = make("owl")
-    text, spans = processor.render(
-        [user("an OpenAI: x"), ai("AI: y"), user("z"), ai("w")], "training"
-    )
+    text, spans = processor.render([user("an OpenAI: x"), ai("AI: y"), user("z"), ai("w")], "training")
     pieces = [text[a:b] for a, b, _ in processor._pieces(text, spans)]
     head = f"{OWL_SYSTEM}|\nHuman: |an OpenAI: x\n|AI: |AI: y</s>|\nHuman: |z\n|AI: |w</s>"
     assert pieces == head.split("|")
@@ -266,9 +247,7 @@ def test_two_conversations_with_different_media(owl: OwlProcessor) -> None:
         [user("why?"), ai("so"), user({"type": "image", "image": BLUE}, "and this?")],
         [user("nothing")],
     ]
-    batch = owl.apply_chat_template(
-        conversations, add_generation_prompt=True, tokenize=True, return_dict=True
-    )
+    batch = owl.apply_chat_template(conversations, add_generation_prompt=True, tokenize=True, return_dict=True)
     assert batch["pixel_values"].shape == (3, 3, 28, 28)
     assert (batch["input_ids"] == owl.image_token_id).sum(1).tolist() == [6, 3, 0]
     for row, conversation in enumerate(conversations):
@@ -302,15 +281,10 @@ def test_padding_sides_and_lengths(owl2: OwlProcessor) -> None:
 def test_assistant_mask(owl: OwlProcessor) -> None:
     conversations = [[user("q"), ai("yes")], [user("longer q"), ai("no")]]
     batch = owl.apply_chat_template(
-        conversations,
-        "training",
-        tokenize=True,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
+        conversations, "training", tokenize=True, return_dict=True, return_assistant_tokens_mask=True
     )
     said = [
-        owl.decode(row[mask.bool()])
-        for row, mask in zip(batch["input_ids"], batch["assistant_masks"], strict=True)
+        owl.decode(row[mask.bool()]) for row, mask in zip(batch["input_ids"], batch["assistant_masks"], strict=True)
     ]
     assert said == ["yes</s>", "no</s>"]
 
@@ -320,9 +294,7 @@ def test_an_image_and_a_video(temporal: bool) -> None:
     processor = make("owl", temporal)
     clip = [RED, BLUE, RED]
     image, video = {"type": "image", "image": RED}, {"type": "video", "video": clip}
-    batch = processor.apply_chat_template(
-        [user(video, image, "what?")], tokenize=True, return_dict=True
-    )
+    batch = processor.apply_chat_template([user(video, image, "what?")], tokenize=True, return_dict=True)
     assert batch["pixel_values"].shape == (1, 3, 28, 28)
     assert batch["pixel_values_videos"].shape == (1, 3, 3, 28, 28)
     ids = batch["input_ids"][0].tolist()
@@ -383,18 +355,14 @@ def test_images_in_every_form(owl: OwlProcessor, tmp_path: Path) -> None:
         ({"text": "<image>", "images": "no/such.png"}, "cannot be opened"),
     ],
 )
-def test_calls_whose_parts_do_not_fit(
-    owl: OwlProcessor, call: dict[str, Any], message: str
-) -> None:
+def test_calls_whose_parts_do_not_fit(owl: OwlProcessor, call: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         owl(**call)
 
 
 def test_a_conversation_takes_its_media_from_one_place(owl: OwlProcessor) -> None:
     with pytest.raises(RequestError, match="images given both"):
-        owl.apply_chat_template(
-            [user({"type": "image", "image": RED})], tokenize=True, images=[RED]
-        )
+        owl.apply_chat_template([user({"type": "image", "image": RED})], tokenize=True, images=[RED])
     with pytest.raises(RequestError, match="tools given"):
         owl.apply_chat_template([user("a")], tools=[{}])
 
@@ -417,18 +385,11 @@ def test_saved_and_reloaded(form: str, tmp_path: Path) -> None:
         assert isinstance(loaded, OwlProcessor)
         assert loaded.to_dict() == saved.to_dict()
         assert loaded.templates == saved.templates
-        conversation = [
-            [user({"type": "image", "image": BLUE}, "q\u00e9 </s>"), ai("a")],
-            [user("b")],
-        ]
+        conversation = [[user({"type": "image", "image": BLUE}, "q\u00e9 </s>"), ai("a")], [user("b")]]
         for template in saved.templates:
             both = [
                 each.apply_chat_template(
-                    conversation,
-                    template,
-                    tokenize=True,
-                    return_dict=True,
-                    return_assistant_tokens_mask=True,
+                    conversation, template, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
                 )
                 for each in (saved, loaded)
             ]
@@ -466,11 +427,7 @@ def test_sixteen_bits_and_floats_are_not_clipped() -> None:
     grey = Image.fromarray((ramp / 257).astype(np.uint8))
     wide = Image.fromarray(ramp.astype(np.uint16))
     processor = OwlImageProcessorPil(size=28)
-    for picture in (
-        wide,
-        Image.fromarray(ramp.astype(np.int32)),
-        Image.fromarray(np.float32(ramp / 257)),
-    ):
+    for picture in (wide, Image.fromarray(ramp.astype(np.int32)), Image.fromarray(np.float32(ramp / 257))):
         difference = processor(picture)["pixel_values"] - processor(grey)["pixel_values"]
         assert difference.abs().max() < 0.02
 
@@ -537,9 +494,7 @@ def test_llama_from_tokenizer_json(llama_folder: Path, tmp_path: Path) -> None:
     tokenizer = llama_tokenizer(llama_folder)
     tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     again = llama_tokenizer(tmp_path)
-    assert [again(t)["input_ids"] for t in nasty_texts(50)] == [
-        tokenizer(t)["input_ids"] for t in nasty_texts(50)
-    ]
+    assert [again(t)["input_ids"] for t in nasty_texts(50)] == [tokenizer(t)["input_ids"] for t in nasty_texts(50)]
 
 
 def test_owl2_labels_with_spaces_and_empty_answers(llama_folder: Path) -> None:
@@ -660,9 +615,7 @@ def test_bloom(tmp_path: Path) -> None:
         (qwen_tokenizer, "qwen.tiktoken", b"YQ== 0\n", "single bytes"),
     ],
 )
-def test_broken_tokenizer_files(
-    build: Any, name: str, content: bytes, message: str, tmp_path: Path
-) -> None:
+def test_broken_tokenizer_files(build: Any, name: str, content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
         build(tmp_path)

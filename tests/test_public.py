@@ -39,12 +39,8 @@ def test_public_names_are_a_known_list() -> None:
         mplug_owl.hoot  # noqa: B018 - the access is the test
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"temperature": 1.5, "seed": 3, "top_k": 50, "top_p": 0.9}]
-)
-def test_pieces_add_up_to_the_whole(
-    owl: Owl, picture: Image.Image, options: dict[str, float]
-) -> None:
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.5, "seed": 3, "top_k": 50, "top_p": 0.9}])
+def test_pieces_add_up_to_the_whole(owl: Owl, picture: Image.Image, options: dict[str, float]) -> None:
     whole = owl.chat("What?", images=[picture], max_new_tokens=40, **options)
     pieces = list(owl.chat("What?", images=[picture], max_new_tokens=40, stream=True, **options))
     assert "".join(pieces) == whole
@@ -100,11 +96,7 @@ def test_pictures_change_the_answer_and_their_order_counts(owl: Owl, picture: Im
     other = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).rotate(90)
     prompts = {
         name: owl.prepare([Message("user", (*map(ImagePart, images), TextPart("What?")))])
-        for name, images in {
-            "one": [picture],
-            "two": [picture, other],
-            "turned": [other, picture],
-        }.items()
+        for name, images in {"one": [picture], "two": [picture, other], "turned": [other, picture]}.items()
     }
     assert prompts["two"]["pixel_values"].shape[0] == 2
     with torch.inference_mode():
@@ -120,13 +112,7 @@ def test_conversation_in_every_form(owl: Owl, picture: Image.Image, picture_file
         Message("user", "Sure?"),
     ]
     dicts = [
-        {
-            "role": "user",
-            "content": [
-                {"type": "image", "image": picture},
-                {"type": "text", "text": "What?"},
-            ],
-        },
+        {"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "What?"}]},
         {"role": "assistant", "content": "A moon."},
         {"role": "user", "content": "Sure?"},
     ]
@@ -137,11 +123,7 @@ def test_conversation_in_every_form(owl: Owl, picture: Image.Image, picture_file
     with pytest.raises(RequestError, match=r"1 image part\(s\) without a source, but 2 image"):
         owl.chat(bare, images=[picture, picture])
     # Given apart, pictures are shown with the last message of the user.
-    moved = [
-        Message("user", "What?"),
-        messages[1],
-        Message("user", (ImagePart(picture), TextPart("Sure?"))),
-    ]
+    moved = [Message("user", "What?"), messages[1], Message("user", (ImagePart(picture), TextPart("Sure?")))]
     apart = owl.chat([Message("user", "What?"), *messages[1:]], images=[picture], max_new_tokens=10)
     assert apart == owl.chat(moved, max_new_tokens=10)
 
@@ -246,10 +228,7 @@ def transcribed(owl: Owl, text: str, stops: list[str]) -> tuple[list[str], bool]
     return pieces, ended
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["plain", "na\u00efve \u6f22\u5b57 \U0001f989", " leads with a space", "a\n b  c "],
-)
+@pytest.mark.parametrize("text", ["plain", "na\u00efve \u6f22\u5b57 \U0001f989", " leads with a space", "a\n b  c "])
 def test_letters_of_several_bytes_come_whole(owl: Owl, text: str) -> None:
     pieces, ended = transcribed(owl, text, [])
     assert "".join(pieces) == text

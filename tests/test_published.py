@@ -43,9 +43,7 @@ def assert_same(got: OwlForConditionalGeneration, want: OwlForConditionalGenerat
         assert torch.equal(got(**inputs).logits, want(**inputs).logits)
 
 
-def test_auto_classes_open_the_folder_as_it_is(
-    published: tuple[Path, OwlForConditionalGeneration],
-) -> None:
+def test_auto_classes_open_the_folder_as_it_is(published: tuple[Path, OwlForConditionalGeneration]) -> None:
     folder, owl = published
     opened = AutoModelForImageTextToText.from_pretrained(folder)
     assert type(opened) is OwlForConditionalGeneration
@@ -53,9 +51,7 @@ def test_auto_classes_open_the_folder_as_it_is(
     assert_same(opened, owl)
 
 
-def test_attention_is_chosen_through_the_auto_class(
-    published: tuple[Path, OwlForConditionalGeneration],
-) -> None:
+def test_attention_is_chosen_through_the_auto_class(published: tuple[Path, OwlForConditionalGeneration]) -> None:
     folder, _ = published
     model = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation="eager")
     assert model.config.vision_config._attn_implementation == "eager"
@@ -96,16 +92,12 @@ def test_auto_processor_opens_published_and_native_folders(
         assert owl(**rows[0]).logits.isfinite().all()
 
 
-def test_device_maps_reach_the_library(
-    published: tuple[Path, OwlForConditionalGeneration],
-) -> None:
+def test_device_maps_reach_the_library(published: tuple[Path, OwlForConditionalGeneration]) -> None:
     folder, owl = published
     assert_same(AutoModelForImageTextToText.from_pretrained(folder, device_map="cpu"), owl)
 
 
-def test_saving_writes_the_native_layout(
-    published: tuple[Path, OwlForConditionalGeneration], tmp_path: Path
-) -> None:
+def test_saving_writes_the_native_layout(published: tuple[Path, OwlForConditionalGeneration], tmp_path: Path) -> None:
     folder, owl = published
     AutoModelForImageTextToText.from_pretrained(folder).save_pretrained(tmp_path)
     assert read_config(tmp_path)["model_type"] == "mplug_owl"
@@ -113,9 +105,7 @@ def test_saving_writes_the_native_layout(
     assert_same(AutoModelForImageTextToText.from_pretrained(tmp_path), owl)
 
 
-def test_the_report_says_what_was_derived_and_ignored(
-    published: tuple[Path, OwlForConditionalGeneration],
-) -> None:
+def test_the_report_says_what_was_derived_and_ignored(published: tuple[Path, OwlForConditionalGeneration]) -> None:
     folder, owl = published
     report = load_published(folder)[1]
     text = str(report)
@@ -142,9 +132,7 @@ def test_old_pickles_and_single_files_open_too(tmp_path: Path) -> None:
     (tmp_path / "folder" / "pytorch_model.bin.index.json").unlink()
     tensors = torch.load(file, weights_only=True)
     file.unlink()
-    torch.save(
-        tensors, tmp_path / "folder" / "pytorch_model.bin", _use_new_zipfile_serialization=False
-    )
+    torch.save(tensors, tmp_path / "folder" / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     assert_same(AutoModelForImageTextToText.from_pretrained(tmp_path / "folder"), owl)
 
 

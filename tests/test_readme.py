@@ -29,9 +29,7 @@ def test_python_runs(picture: Image.Image, tmp_path: Path, monkeypatch: pytest.M
     exec(compile(code, "README.md", "exec"), {})
 
 
-def test_offline_command_runs(
-    picture: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offline_command_runs(picture: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture.save(tmp_path / "cat.png")
     monkeypatch.chdir(tmp_path)
     (command,) = [command for command in COMMANDS if "tiny-" in command]
@@ -66,9 +64,7 @@ def test_table_of_models_is_the_table_of_families() -> None:
         assert rows[name][2] == f"{card.parameters:,}"
         assert rows[name][3] == str(card.positions_per_image)
         frames = card.positions_per_frame is not None
-        assert rows[name][4] == (
-            "its frames" if frames else f"{card.positions_per_image} positions"
-        )
+        assert rows[name][4] == ("its frames" if frames else f"{card.positions_per_image} positions")
         assert rows[name][5] == row.repository
 
 

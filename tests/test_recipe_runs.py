@@ -26,9 +26,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "chats.json"
 
 
-@pytest.mark.filterwarnings(
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
-)  # peft asks
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks
 @pytest.mark.parametrize("name", sorted(recipes.shipped()))
 def test_two_steps_of_every_recipe(name: str, data: Path, tmp_path: Path) -> None:
     family = "tiny-owl2" if name.startswith("owl2") else "tiny-owl"
@@ -38,22 +36,14 @@ def test_two_steps_of_every_recipe(name: str, data: Path, tmp_path: Path) -> Non
         f'data.sources=[{{path="{data}"}}]',
         f'data.held_out=[{{path="{data}"}}]',
         *("data.multimodal_share=none", "data.workers=0", "data.max_length=512"),
-        *(
-            "optim.epochs=none",
-            "optim.steps=2",
-            "optim.warmup_steps=0",
-            "batch.size=4",
-            "batch.micro=2",
-        ),
+        *("optim.epochs=none", "optim.steps=2", "optim.warmup_steps=0", "batch.size=4", "batch.micro=2"),
         *("keep.asynchronous=false", "log.held_out_every=2", "log.samples_every=2"),
     ]
     recipe = recipes.load(name, tuple(overrides))
     assert plan(recipe, gpus=1, gpu="CPU").total_memory > 0
     done = loop.run(recipe, tmp_path / "run")
     assert done.step == 2 and done.saved is not None
-    lines = [
-        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    ]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line.get("loss") is not None]
     assert len(losses) == 2 and all(loss > 0 for loss in losses)
     trained = load(done.saved, device="cpu")

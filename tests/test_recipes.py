@@ -138,12 +138,7 @@ def test_owl2_has_the_values_of_table_15() -> None:
     instruct = (2e-5, 0.0, 1.0)
     assert values("owl2-instruct") == (
         *(4800, 256, 2048, (0.9, 0.98), 1e-6, "cosine", 250, 1e-7),
-        {
-            "vision": (2e-5, 0.0, 0.9),
-            "abstractor": instruct,
-            "visual": instruct,
-            "language": instruct,
-        },
+        {"vision": (2e-5, 0.0, 0.9), "abstractor": instruct, "visual": instruct, "language": instruct},
     )
     assert recipes.load("owl2-pretrain").init.image_size == 224
     assert recipes.load("owl2-instruct").init.image_size == 448

@@ -90,12 +90,7 @@ def test_overrides_are_typed_like_the_file(tmp_path: Path) -> None:
             "braked=true",
         ),
     )
-    assert (cart.axle, cart.cover, cart.name, cart.owner) == (
-        Wheel(1.0, 9),
-        "wood",
-        "blue cart",
-        None,
-    )
+    assert (cart.axle, cart.cover, cart.name, cart.owner) == (Wheel(1.0, 9), "wood", "blue cart", None)
     assert cart.span == (0.5, 1.0)
     assert cart.spare == {"left": Wheel(2.0), "right": Wheel(0.1)}
     assert cart.braked and cart.wheels == (Wheel(1.0),)

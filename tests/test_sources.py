@@ -107,10 +107,7 @@ def test_coco_and_karpathy_files(tmp_path: Path) -> None:
     path.write_text(json.dumps(document))
     source = open_source(path, image_root=tmp_path)
     assert (len(source), source.format, source[4].kind) == (5, "caption", "caption")
-    assert source[4].messages == (
-        Message("user", [ImagePart(str(tmp_path / "1.jpg"))]),
-        Message("assistant", "cat 4"),
-    )
+    assert source[4].messages == (Message("user", [ImagePart(str(tmp_path / "1.jpg"))]), Message("assistant", "cat 4"))
     sentences = [{"raw": "a", "sentid": 0}]
     images = [{"filename": "a.jpg", "split": "val", "sentences": sentences}]
     path.write_text(json.dumps({"images": images}))
@@ -259,16 +256,11 @@ def test_a_tar_that_shrinks_or_goes_during_the_run(tmp_path: Path) -> None:
 def test_parquet_with_pictures_inside(tmp_path: Path, cache: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
-    rows = [
-        {"image": {"bytes": picture(), "path": f"{row}.png"}, "caption": f"cat {row}"}
-        for row in range(200)
-    ]
+    rows = [{"image": {"bytes": picture(), "path": f"{row}.png"}, "caption": f"cat {row}"} for row in range(200)]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=90)
     source = open_source(tmp_path / "a.parquet")
     assert (len(source), source.format) == (200, "caption")
-    assert [source[row].messages[1].text for row in (0, 89, 90, 199)] == [
-        *("cat 0", "cat 89", "cat 90", "cat 199")
-    ]
+    assert [source[row].messages[1].text for row in (0, 89, 90, 199)] == [*("cat 0", "cat 89", "cat 90", "cat 199")]
     assert load_image(shown(source, 150)).size == (12, 8)
     (tmp_path / "b.parquet").write_bytes(b"nothing of the kind")
     with pytest.raises(DataError, match="no parquet file or damaged"):
@@ -280,10 +272,7 @@ def test_messages_in_parquet(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     rows = [
         {
-            "messages": [
-                {"role": "user", "content": f"<image>{row}?"},
-                {"role": "assistant", "content": "Yes."},
-            ],
+            "messages": [{"role": "user", "content": f"<image>{row}?"}, {"role": "assistant", "content": "Yes."}],
             "images": [{"bytes": None, "path": f"{row}.png"}],
         }
         for row in range(3)
@@ -321,10 +310,7 @@ def test_saved_data_sets(tmp_path: Path) -> None:
         ("\\u0000", "no JSON"),
         ("[" * 100_000, "no JSON"),
         ('{"conversations": [{"from": "human", "value": "hi"}]}', "no answer; expected one"),
-        (
-            '{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": " "}]}',
-            r"1 empty answer\(s\)",
-        ),
+        ('{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": " "}]}', r"1 empty answer\(s\)"),
         ('{"text": "no turns"}', "conversations=None"),
     ],
 )
@@ -373,9 +359,7 @@ def test_sources_that_cannot_be_opened(tmp_path: Path) -> None:
         open_source(tmp_path / "d.jsonl", "lava")
 
 
-def test_a_cache_that_cannot_be_written_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_tar(tmp_path / "0.tar", laion(1))
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("OWL_CACHE", str(tmp_path / "file"))

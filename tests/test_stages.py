@@ -113,9 +113,7 @@ def test_groups_can_be_asked_for_again() -> None:
     model = random_owl("tiny-owl2")
     first = stages.prepare(model, wanted)
     again = stages.parameter_groups(model, wanted)
-    assert [(g["name"], len(g["params"])) for g in first] == [
-        (g["name"], len(g["params"])) for g in again
-    ]
+    assert [(g["name"], len(g["params"])) for g in first] == [(g["name"], len(g["params"])) for g in again]
 
 
 def test_float64_stays_float64() -> None:
@@ -134,9 +132,7 @@ def test_a_tied_head_trains_with_its_embedding() -> None:
 
 
 def test_an_owl_without_weights_can_be_prepared() -> None:
-    wanted = recipe(
-        {"abstractor": {"lr": 1e-3}, "lora": {"lr": 1e-3}}, dtype="bfloat16", lora={"rank": 4}
-    )
+    wanted = recipe({"abstractor": {"lr": 1e-3}, "lora": {"lr": 1e-3}}, dtype="bfloat16", lora={"rank": 4})
     with torch.device("meta"):
         model = OwlForConditionalGeneration(FAMILIES["tiny-owl2"].config())
     stages.prepare(model, wanted)

@@ -9,12 +9,7 @@ from mplug_owl.errors import ConfigError
 from mplug_owl.models.vision import OwlVisionConfig, OwlVisionModel, TemporalBranch
 from owls import random_owl
 
-SMALL = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-}
+SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [(torch.bfloat16, 8), (torch.float16, 11)])

@@ -115,9 +115,7 @@ def micro_batch(rows: Sequence[tuple[str, Row]]) -> MicroBatch:
     )
 
 
-def mixed_rows(
-    owl: OwlForConditionalGeneration, count: int = ROWS, seed: int = 1
-) -> list[tuple[str, Row]]:
+def mixed_rows(owl: OwlForConditionalGeneration, count: int = ROWS, seed: int = 1) -> list[tuple[str, Row]]:
     """Text, one picture, two pictures, a video: of different lengths, in no particular order."""
     make = Rows(owl, seed)
     kinds: list[list[Any]] = [[9], [3, "image", 8], [12], [2, "image", 4, "image", 5]]
@@ -125,9 +123,7 @@ def mixed_rows(
     return [(f"row {i}", make.row(*kinds[(i * 5 + i // 8) % len(kinds)])) for i in range(count)]
 
 
-def open_data(
-    wanted: Recipe, processor: OwlProcessor, world: World, held_out: bool
-) -> ListBatches | None:
+def open_data(wanted: Recipe, processor: OwlProcessor, world: World, held_out: bool) -> ListBatches | None:
     """40 rows. A held-out source of any name asks for 4 more. At the step that OWL_TEST_TERM
     names, the first rank gets SIGTERM; the picture of the row that OWL_TEST_NAN names is no number.
     """
@@ -160,9 +156,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root, **more}
 
 
-def launch(
-    out: Path, *overrides: str, ranks: int = 1, **more: str
-) -> "subprocess.CompletedProcess[str]":
+def launch(out: Path, *overrides: str, ranks: int = 1, **more: str) -> "subprocess.CompletedProcess[str]":
     """A run in processes of its own; `more` are environment variables."""
     with subprocess.Popen(
         command(out, *overrides, ranks=ranks),

@@ -1,7 +1,7 @@
 """What is made once from a large file and kept: offset indexes, tables that can be read by row.
 
-It lies in OWL_CACHE, by default the user's cache folder, so data folders stay as they are. A file
-whose size or time changed is no longer the file something was made from, and it is made anew.
+It lies in OWL_CACHE, by default the user's cache folder, so data folders stay as they are. A file whose size or time
+changed is no longer the file something was made from, and it is made anew.
 """
 
 import hashlib
@@ -46,7 +46,6 @@ def derived(path: Path, make: Callable[[Path, Path], None]) -> Path:
             os.replace(new, kept)
     except OSError as error:
         raise DataError(
-            f"what is made from {path} cannot be kept in {kept.parent} ({error}); "
-            "set OWL_CACHE to a folder with room"
+            f"what is made from {path} cannot be kept in {kept.parent} ({error}); set OWL_CACHE to a folder with room"
         ) from None
     return kept

@@ -1,7 +1,7 @@
 """One row looked at closely: what is wrong with it, how long it is, and what a model would see.
 
-A row is refused here exactly where the loader of a run would leave it out. Which rows are looked
-at, and what follows from all of them, is decided in doctor.py.
+A row is refused here exactly where the loader of a run would leave it out. Which rows are looked at, and what follows
+from all of them, is decided in doctor.py.
 """
 
 import base64
@@ -68,9 +68,7 @@ class Checkup:
 class Checker:
     """Looks at rows one by one; several threads may use one checker."""
 
-    def __init__(
-        self, processor: Prompter | None, template: str, max_length: int, decode: bool
-    ) -> None:
+    def __init__(self, processor: Prompter | None, template: str, max_length: int, decode: bool) -> None:
         self.processor = processor
         self.template = template
         self.max_length = max_length
@@ -106,9 +104,7 @@ class Checker:
         checkup.length = len(row.ids)
         if checkup.length > self.max_length:
             try:
-                row = encode_conversation(
-                    talk, self.processor, template=self.template, max_length=self.max_length
-                )
+                row = encode_conversation(talk, self.processor, template=self.template, max_length=self.max_length)
             except DataError as error:
                 checkup.refuse("too-long", error)
                 return
@@ -148,9 +144,7 @@ class Checker:
         if self.processor is None:
             pieces, shown = [*_plain_pieces(talk.messages)], media(talk.messages)
         else:
-            row = encode_conversation(
-                talk, self.processor, template=self.template, max_length=self.max_length
-            )
+            row = encode_conversation(talk, self.processor, template=self.template, max_length=self.max_length)
             pieces, shown = [*_pieces(row.ids, row.labels, self.processor)], row.media
         return Sample(where, talk.id, pieces, [_thumbnail(part) for part in shown])
 

@@ -1,7 +1,6 @@
 """What a record of any format becomes: one conversation with a name and a place it came from.
 
-Its media are named by their source and stay unopened. How it is written for a model is decided in
-encode.py.
+Its media are named by their source and stay unopened. How it is written for a model is decided in encode.py.
 """
 
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ class Conversation:
     id: str
     messages: tuple[Message, ...]
     kind: Kind = "chat"
-    """A caption is a user message of one image and an assistant message of its caption; it is
-    written without roles: image, caption, end token."""
+    """A caption is a user message of one image and an assistant message of its caption; it is written without roles:
+    image, caption, end token.
+    """
     origin: str = ""
     """`file:row`, rows counted from 1."""

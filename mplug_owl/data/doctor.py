@@ -1,8 +1,7 @@
 """`owl doctor`: data examined before a run, row by row, as the run would read them.
 
-`examine` looks at sources and gives a report; `add_arguments` and `run` are its command line. Light
-to import: what looks at rows is imported when rows are looked at. Recipes and models are opened by
-the caller.
+`examine` looks at sources and gives a report; `add_arguments` and `run` are its command line. Light to import: what
+looks at rows is imported when rows are looked at. Recipes and models are opened by the caller.
 """
 
 import argparse
@@ -70,8 +69,8 @@ def examine(
 ) -> Report:
     """Look at every row, or at `rows` of each source, evenly spread.
 
-    Without a processor nothing is known about tokens. `decode=False` reads no more than the headers
-    of pictures. Runs on `workers` threads, by default one for each core.
+    Without a processor nothing is known about tokens. `decode=False` reads no more than the headers of pictures. Runs
+    on `workers` threads, by default one for each core.
     """
     from tqdm import tqdm
 
@@ -88,9 +87,7 @@ def examine(
     usable = []
     with (
         ThreadPoolExecutor(workers or os.cpu_count()) as pool,
-        tqdm(
-            total=sum(map(len, chosen)), unit="row", desc="examining", disable=not progress or None
-        ) as bar,
+        tqdm(total=sum(map(len, chosen)), unit="row", desc="examining", disable=not progress or None) as bar,
     ):
         for source, numbers in zip(sources, chosen, strict=True):
             tally = Tally(source.name, source.format, len(source))
@@ -146,9 +143,7 @@ def _count(checkup: "Checkup", tally: Tally) -> None:
     tally.media.append(checkup.media)
 
 
-def _samples(
-    sources: "Sequence[Source]", usable: "Sequence[array[int]]", checker: "Checker"
-) -> list[Sample]:
+def _samples(sources: "Sequence[Source]", usable: "Sequence[array[int]]", checker: "Checker") -> list[Sample]:
     """Six usable rows, from all sources in turn, spread over each of them."""
     some = [(source, rows) for source, rows in zip(sources, usable, strict=True) if rows]
     if not some:
@@ -162,40 +157,29 @@ def _samples(
     ]
     # A short source would show a row twice.
     distinct = {source.origin(row): (source, row) for source, row in places}
-    return [
-        checker.sample(where, source[row])
-        for where, (source, row) in [*distinct.items()][:_SAMPLES]
-    ]
+    return [checker.sample(where, source[row]) for where, (source, row) in [*distinct.items()][:_SAMPLES]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `owl doctor`."""
-    parser.add_argument(
-        "data", nargs="*", metavar="DATA", help="files, folders, globs; else those of the recipe"
-    )
+    parser.add_argument("data", nargs="*", metavar="DATA", help="files, folders, globs; else those of the recipe")
     parser.add_argument("--recipe", metavar="R", help="a recipe: length, template, data, model")
     parser.add_argument("--model", metavar="M", help="folder, hub name or family, for its tokens")
     parser.add_argument("--format", metavar="F", help="record format of DATA (default: recognised)")
     parser.add_argument("--image-root", metavar="DIR", help="folder of the media of DATA")
     parser.add_argument("--max-length", type=int, metavar="N", help=f"default: {_MAX_LENGTH}")
     parser.add_argument("--rows", type=int, metavar="N", help="look at N rows of each source only")
-    parser.add_argument(
-        "--headers", action="store_true", help="do not decode pictures; much faster, finds less"
-    )
+    parser.add_argument("--headers", action="store_true", help="do not decode pictures; much faster, finds less")
     parser.add_argument("--workers", type=int, metavar="N", help="threads (default: one a core)")
     parser.add_argument("--json", action="store_true", help="for programs; names every row")
     parser.add_argument("--html", metavar="OUT", help="write a page with samples of the rows too")
 
 
-def run(
-    arguments: argparse.Namespace,
-    data: DataSettings | None = None,
-    processor: "Prompter | None" = None,
-) -> int:
+def run(arguments: argparse.Namespace, data: DataSettings | None = None, processor: "Prompter | None" = None) -> int:
     """Examine what the command line names and print the report.
 
-    `data` is the data section of the recipe, `processor` that of the model, or of the recipe's.
-    Returns 0 where nothing was found, 1 for warnings, 2 for errors.
+    `data` is the data section of the recipe, `processor` that of the model, or of the recipe's. Returns 0 where
+    nothing was found, 1 for warnings, 2 for errors.
     """
     assert not arguments.recipe or data is not None, "the caller opens the recipe"
     assert not arguments.model or processor is not None, "the caller opens the model"
@@ -230,14 +214,10 @@ def _opened(arguments: argparse.Namespace, data: DataSettings | None) -> "list[S
     from mplug_owl.data.sources import open_source
 
     if arguments.data:
-        return [
-            open_source(path, arguments.format, arguments.image_root) for path in arguments.data
-        ]
+        return [open_source(path, arguments.format, arguments.image_root) for path in arguments.data]
     if data is None or not data.sources:
         raise RequestError("no data to examine; name files or folders, or a recipe with sources")
     if arguments.format or arguments.image_root:
-        raise RequestError(
-            "--format and --image-root are for DATA on the command line; the recipe has its own"
-        )
+        raise RequestError("--format and --image-root are for DATA on the command line; the recipe has its own")
     named = [*data.sources, *data.held_out]
     return [open_source(each.path, each.format, each.image_root) for each in named]

@@ -1,9 +1,8 @@
 """Conversations to rows: ids, labels from the template's own answer spans, and the media they show.
 
-A conversation that is too long loses its oldest turns first; then the last answer is cut from its
-end but still ends; its prompt is cut only if it must be. Pictures are never cut: those of a lost
-turn move to the first turn that is kept, and a row they do not fit into is a DataError. No file is
-opened here.
+A conversation that is too long loses its oldest turns first; then the last answer is cut from its end but still ends;
+its prompt is cut only if it must be. Pictures are never cut: those of a lost turn move to the first turn that is kept,
+and a row they do not fit into is a DataError. No file is opened here.
 """
 
 from bisect import bisect_left
@@ -36,11 +35,7 @@ class Prompter(Protocol):
     def placeholders(self, text: str) -> list[str]: ...
 
     def encode_text(
-        self,
-        text: str,
-        answer_spans: Sequence[tuple[int, int]] = (),
-        *,
-        video_frames: Iterable[int] | None = None,
+        self, text: str, answer_spans: Sequence[tuple[int, int]] = (), *, video_frames: Iterable[int] | None = None
     ) -> tuple[list[int], list[bool]]: ...
 
 
@@ -64,11 +59,7 @@ class Encoded:
 
 
 def encode_conversation(
-    conversation: Conversation,
-    processor: Prompter,
-    *,
-    template: str = "training",
-    max_length: int | None = None,
+    conversation: Conversation, processor: Prompter, *, template: str = "training", max_length: int | None = None
 ) -> Encoded:
     """The row of a conversation of either kind. Raises: DataError, as `encode` does."""
     if conversation.kind == "caption":
@@ -76,9 +67,7 @@ def encode_conversation(
     return encode(conversation.messages, processor, template=template, max_length=max_length)
 
 
-def encode_caption(
-    messages: Sequence[Message], processor: Prompter, *, max_length: int | None = None
-) -> Encoded:
+def encode_caption(messages: Sequence[Message], processor: Prompter, *, max_length: int | None = None) -> Encoded:
     """A picture, its caption and the end: no roles, and only caption and end are learnt.
 
     Raises: DataError where the caption is empty or the picture does not fit.
@@ -87,26 +76,19 @@ def encode_caption(
     caption = messages[-1].text.strip()
     if not caption:
         raise DataError("an empty caption; expected words to learn")
-    head = "".join(
-        processor.image_token if isinstance(part, ImagePart) else processor.video_token
-        for part in shown
-    )
+    head = "".join(processor.image_token if isinstance(part, ImagePart) else processor.video_token for part in shown)
     text = head + caption + processor.answer_end
     row = _encoded(text, [(len(head), len(text))], shown, processor)
     return row if max_length is None else _with_short_answer(row, processor, max_length)
 
 
 def encode(
-    messages: Sequence[Message],
-    processor: Prompter,
-    *,
-    template: str = "training",
-    max_length: int | None = None,
+    messages: Sequence[Message], processor: Prompter, *, template: str = "training", max_length: int | None = None
 ) -> Encoded:
     """The row of a conversation; its answers and their ends are learnt, nothing else.
 
-    Raises: DataError where there is no answer, where media and placeholders do not fit each other,
-    or where the row does not fit into `max_length` without cutting a picture.
+    Raises: DataError where there is no answer, where media and placeholders do not fit each other, or where the row
+    does not fit into `max_length` without cutting a picture.
     """
     row = _row(messages, processor, template)
     if all(label == IGNORED for label in row.labels):
@@ -116,9 +98,7 @@ def encode(
     return _Shortener(messages, processor, template, max_length).row()
 
 
-def _row(
-    messages: Sequence[Message], processor: Prompter, template: str, cuts: Cuts = Cuts()
-) -> Encoded:
+def _row(messages: Sequence[Message], processor: Prompter, template: str, cuts: Cuts = Cuts()) -> Encoded:
     text, spans = processor.render(chat_dicts(messages), template)
     return _encoded(text, spans, media(messages), processor, cuts)
 
@@ -146,9 +126,7 @@ def _encoded(
 class _Shortener:
     """Fits one conversation into `max_length` positions."""
 
-    def __init__(
-        self, messages: Sequence[Message], processor: Prompter, template: str, max_length: int
-    ) -> None:
+    def __init__(self, messages: Sequence[Message], processor: Prompter, template: str, max_length: int) -> None:
         self.processor = processor
         self.template = template
         self.max_length = max_length
@@ -172,12 +150,7 @@ class _Shortener:
             goal = self.max_length - min(answer, self.max_length // 2)
             text = sum(len(message.text) for message in self.turns[drop][:-1])
             row = self._without(
-                drop,
-                bisect_left(
-                    range(text),
-                    True,
-                    key=lambda count: _lengths(self._without(drop, count))[0] <= goal,
-                ),
+                drop, bisect_left(range(text), True, key=lambda count: _lengths(self._without(drop, count))[0] <= goal)
             )
             if self._leaves_no_answer(row):
                 raise DataError(_complaint(row, self.processor, self.max_length))

@@ -1,8 +1,8 @@
 """Records as the papers and their followers published them, read as conversations.
 
-A record is a dict from a file of any kind. Media stay names (paths, URLs, bytes). Whatever cannot
-be read with certainty, above all a count of placeholders that is not the count of media, is a
-DataError. `FORMATS` are the names, `recognise` finds the one of a record.
+A record is a dict from a file of any kind. Media stay names (paths, URLs, bytes). Whatever cannot be read with
+certainty, above all a count of placeholders that is not the count of media, is a DataError. `FORMATS` are the names,
+`recognise` finds the one of a record.
 """
 
 import re
@@ -27,13 +27,11 @@ _IMAGES = ("image", "images", "image_path", "filepath", "file_name")
 _VIDEOS = ("video", "videos")
 
 
-def parse_owl_text(
-    text: str, images: Sequence[Any] = (), videos: Sequence[Any] = ()
-) -> list[Message]:
+def parse_owl_text(text: str, images: Sequence[Any] = (), videos: Sequence[Any] = ()) -> list[Message]:
     """A conversation written as `Human: ` and `AI: ` lines; rendering it gives the same text.
 
-    Markers count at the start of a line only. Text before the first one is the system message;
-    without any, the system message is empty. Placeholders stay where they are in the line.
+    Markers count at the start of a line only. Text before the first one is the system message; without any, the system
+    message is empty. Placeholders stay where they are in the line.
     """
     markers = list(_OWL_MARKER.finditer(text))
     if not markers:
@@ -58,8 +56,7 @@ def from_owl_record(record: Record) -> list[Message]:
 
 
 def from_llava_record(record: Record) -> list[Message]:
-    """LLaVA's, mPLUG-Owl2's and ShareGPT's json: `conversations` of {from, value}, optional
-    `image`, `video`.
+    """LLaVA's, mPLUG-Owl2's and ShareGPT's json: `conversations` of {from, value}, optional `image`, `video`.
 
     A conversation that starts with an answer loses it, as upstream does.
     """
@@ -95,8 +92,7 @@ def from_alternating_record(record: Record) -> list[Message]:
     for before, after in pairwise(messages):
         if before.role == after.role:
             raise DataError(
-                f"record has two turns of the {after.role} in a row; expected questions and "
-                "answers in turn"
+                f"record has two turns of the {after.role} in a row; expected questions and answers in turn"
             )
     return messages
 
@@ -109,8 +105,8 @@ def from_alpaca_record(record: Record) -> list[Message]:
 
 
 def from_baize_record(record: Record) -> list[Message]:
-    """Baize's json: `input` of `[|Human|] ` and `[|AI|] ` turns; the fixed first line and the empty
-    last turn are no part of the conversation.
+    """Baize's json: `input` of `[|Human|] ` and `[|AI|] ` turns; the fixed first line and the empty last turn are no
+    part of the conversation.
     """
     _, *pieces = _BAIZE_MARKER.split(_text(record, "input"))
     turns = [
@@ -123,17 +119,15 @@ def from_baize_record(record: Record) -> list[Message]:
 
 
 def from_messages_record(record: Record) -> list[Message]:
-    """`messages` in the OpenAI form. Media may also stand beside them, in lists `images` and
-    `videos`, for placeholders in the text or parts without a source.
+    """`messages` in the OpenAI form. Media may also stand beside them, in lists `images` and `videos`, for
+    placeholders in the text or parts without a source.
     """
     messages = record.get("messages")
     media = _Media(_listed(record, *_IMAGES[:2]), _listed(record, *_VIDEOS))
     if not any(media.given.values()) or not isinstance(messages, list):
         return from_openai(messages)  # type: ignore[arg-type]  # it says what it found instead
     filled = [
-        {**message, "content": media.fill(message.get("content"))}
-        if isinstance(message, Mapping)
-        else message
+        {**message, "content": media.fill(message.get("content"))} if isinstance(message, Mapping) else message
         for message in messages
     ]
     media.check_all_used()
@@ -202,8 +196,8 @@ def recognise(record: Record) -> str:
 def document_records(document: Record, name: str | None = None) -> list[Record]:
     """The captions of a COCO file, official or Karpathy's, as records.
 
-    Of Karpathy's splits `karpathy` is train and restval, as papers train on them; `karpathy-val`
-    and `karpathy-test` are the others.
+    Of Karpathy's splits `karpathy` is train and restval, as papers train on them; `karpathy-val` and `karpathy-test`
+    are the others.
     """
     images = document.get("images")
     if isinstance(images, list) and "annotations" in document:
@@ -235,10 +229,7 @@ class _Media:
     def __init__(self, images: Sequence[Any], videos: Sequence[Any]) -> None:
         self.given = {"image": len(images), "video": len(videos)}
         self.used = {"image": 0, "video": 0}
-        self._left: dict[str, Iterator[Part]] = {
-            "image": map(ImagePart, images),
-            "video": map(VideoPart, videos),
-        }
+        self._left: dict[str, Iterator[Part]] = {"image": map(ImagePart, images), "video": map(VideoPart, videos)}
 
     def split(self, text: str) -> list[Part]:
         """Text and media in order; no empty texts."""
@@ -281,8 +272,7 @@ class _Media:
         for kind, given in self.given.items():
             if self.used[kind] != given:
                 raise DataError(
-                    f"record has {self.used[kind]} {kind} placeholder(s) and {given} {kind}(s); "
-                    "expected one for each"
+                    f"record has {self.used[kind]} {kind} placeholder(s) and {given} {kind}(s); expected one for each"
                 )
 
 

@@ -1,9 +1,8 @@
 """The batches of a run: samples by their position, packed into rows, loaded by worker processes.
 
-An optimizer step is the next `batch` samples, whatever they are packed into and on however many
-ranks; what a step holds depends on the seed and its number alone, so a run is resumed by one
-integer. A sample that cannot be used leaves its slot empty and is counted. Nothing here knows a
-model or an optimizer.
+An optimizer step is the next `batch` samples, whatever they are packed into and on however many ranks; what a step
+holds depends on the seed and its number alone, so a run is resumed by one integer. A sample that cannot be used leaves
+its slot empty and is counted. Nothing here knows a model or an optimizer.
 """
 
 import logging
@@ -83,8 +82,8 @@ class MicroBatch:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """What the model takes beside the labels. The mask is made here, where the rows now lie: it
-        is far larger than they are.
+        """What the model takes beside the labels. The mask is made here, where the rows now lie: it is far larger than
+        they are.
         """
         if self.packed:
             mask = block_diagonal(self.segments)
@@ -103,9 +102,7 @@ class MicroBatch:
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "MicroBatch":
         """The batch on a device, its pixels as `dtype`."""
         names = ("input_ids", "labels", "position_ids", "segments")
-        moved: dict[str, Any] = {
-            name: getattr(self, name).to(device, non_blocking=True) for name in names
-        }
+        moved: dict[str, Any] = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
         if self.pixel_values is not None:
             moved["pixel_values"] = self.pixel_values.to(device, dtype, non_blocking=True)
         if self.pixel_values_videos is not None:
@@ -163,8 +160,8 @@ class _Steps(Dataset[_Step]):
         start = step * self.settings.batch
         stop = start + self.settings.batch
         stop = stop if self.total is None else min(stop, self.total)
-        # Every rank reads all texts of the step, for rows must not depend on the number of ranks;
-        # the costly part, pictures, is read only by the rank that shows them.
+        # Every rank reads all texts of the step, for rows must not depend on the number of ranks; the costly part,
+        # pictures, is read only by the rank that shows them.
         found = [self._read(position, out) for position in range(start, stop)]
         samples = [sample for sample in found if sample is not None]
         rows = self._rows(samples)
@@ -184,18 +181,14 @@ class _Steps(Dataset[_Step]):
             conversation = self.samples[position]
             name, reason = _name(conversation), "text"
             row = encode_conversation(
-                conversation,
-                self.processor,
-                template=self.settings.template,
-                max_length=self.settings.max_length,
+                conversation, self.processor, template=self.settings.template, max_length=self.settings.max_length
             )
         except (DataError, RequestError, OSError) as error:
             if mine:
                 out.bad.append(Bad(reason, name, str(error)))
             return None
         frames = [
-            1 if isinstance(part, ImagePart) else part.num_frames or self.processor.num_frames
-            for part in row.media
+            1 if isinstance(part, ImagePart) else part.num_frames or self.processor.num_frames for part in row.media
         ]
         return _Sample(position, name, row, sum(frames))
 
@@ -237,8 +230,7 @@ class _Steps(Dataset[_Step]):
         videos = [pixels for part, pixels in shown if isinstance(part, VideoPart)]
         # A rank without a row still makes the pass that others wait for, on a row of padding.
         laid = lay_out(
-            [[sample.row for sample, _ in row] for row in rows] or [[]],
-            self.processor.tokenizer.pad_token_id,
+            [[sample.row for sample, _ in row] for row in rows] or [[]], self.processor.tokenizer.pad_token_id
         )
         return MicroBatch(
             **laid,
@@ -310,8 +302,8 @@ class Loader:
 
     @property
     def bad_counts(self) -> dict[str, int]:
-        """Bad samples by reason: "record" (cannot be read), "text" (teaches nothing, does not
-        fit), "media" (cannot be decoded).
+        """Bad samples by reason: "record" (cannot be read), "text" (teaches nothing, does not fit), "media" (cannot be
+        decoded).
         """
         return dict(Counter(bad.reason for bad in self.bad))
 

@@ -1,8 +1,7 @@
 """The order of a run: sample k is a pure function of (seed, k), whatever the world size.
 
-Nothing is drawn and nothing is stored: shuffles are keyed permutations that are computed, so a run
-goes on from a number alone, and 400 million rows cost as little as ten. What a sample is made into
-is decided in encode.py.
+Nothing is drawn and nothing is stored: shuffles are keyed permutations that are computed, so a run goes on from a
+number alone, and 400 million rows cost as little as ten. What a sample is made into is decided in encode.py.
 """
 
 import hashlib
@@ -34,8 +33,8 @@ class Permutation:
         self.half = max(1, ((size - 1).bit_length() + 1) // 2)
 
     def __getitem__(self, place: int) -> int:
-        # A Feistel network shuffles a power of four; walking on until inside the range makes that
-        # a shuffle of the range.
+        # A Feistel network shuffles a power of four; walking on until inside the range makes that a shuffle of the
+        # range.
         mask = (1 << self.half) - 1
         while True:
             left, right = place >> self.half, place & mask
@@ -60,14 +59,12 @@ _permutation = lru_cache(maxsize=512)(Permutation)
 class Deck:
     """Rows of several piles, shuffled together so that the shares of an epoch are exact.
 
-    Without weights a pile's share is its size, and an epoch is every row once. With weights the
-    epoch is as long as it takes to see every row of every pile; the rows of a pile with a larger
-    share than its size come back, none of them twice before all others came once.
+    Without weights a pile's share is its size, and an epoch is every row once. With weights the epoch is as long as it
+    takes to see every row of every pile; the rows of a pile with a larger share than its size come back, none of them
+    twice before all others came once.
     """
 
-    def __init__(
-        self, sizes: Sequence[int], weights: Sequence[float] | None, seed: int, label: str
-    ) -> None:
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float] | None, seed: int, label: str) -> None:
         self.sizes = sizes
         self.key = (seed, label)
         dealt = [*sizes]
@@ -94,9 +91,9 @@ class Deck:
 class Mixture:
     """The samples of a run by number, without end.
 
-    `weights` are shares relative to each other, one a source; without them every row comes once an
-    epoch. With `multimodal_share`, of each `window` samples that share has images or videos, as
-    exactly as the window allows; an epoch then ends when every row of both kinds was seen.
+    `weights` are shares relative to each other, one a source; without them every row comes once an epoch. With
+    `multimodal_share`, of each `window` samples that share has images or videos, as exactly as the window allows; an
+    epoch then ends when every row of both kinds was seen.
     """
 
     def __init__(
@@ -112,8 +109,7 @@ class Mixture:
             raise ConfigError("a mixture of no sources; expected one at least")
         if weights is not None and (len(weights) != len(sources) or min(weights) <= 0):
             raise ConfigError(
-                f"weights {list(weights)} for {len(sources)} sources; expected a positive number "
-                "for each"
+                f"weights {list(weights)} for {len(sources)} sources; expected a positive number for each"
             )
         self.sources = sources
         self.weights = weights

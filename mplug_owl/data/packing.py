@@ -1,8 +1,8 @@
 """Whole samples into rows: which samples share a row, and the tensors of such rows.
 
-A row ends before its tokens or its pictures exceed their budgets; no sample is ever cut or split.
-Inside a row each sample is a segment with positions from 0 and attention to itself alone, so a
-packed row learns what its samples would alone. Where samples come from is not known here.
+A row ends before its tokens or its pictures exceed their budgets; no sample is ever cut or split. Inside a row each
+sample is a segment with positions from 0 and attention to itself alone, so a packed row learns what its samples would
+alone. Where samples come from is not known here.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,11 @@ from mplug_owl.data.encode import IGNORED, Encoded
 _MULTIPLE = 64  # rows end at one of these, so that a run meets few shapes
 
 
-def pack(
-    tokens: Sequence[int], images: Sequence[int], *, max_tokens: int, max_images: int
-) -> list[list[int]]:
+def pack(tokens: Sequence[int], images: Sequence[int], *, max_tokens: int, max_images: int) -> list[list[int]]:
     """Rows of indices into the samples, whose sizes are given; first fit, the longest first.
 
-    A sample with more than `max_images` has a row of its own. In a row samples keep their order,
-    and rows are in the order of their first samples.
+    A sample with more than `max_images` has a row of its own. In a row samples keep their order, and rows are in the
+    order of their first samples.
     """
     count = len(tokens)
     free_tokens = np.full(count, max_tokens)
@@ -43,8 +41,8 @@ def pack(
 def lay_out(rows: Sequence[Sequence[Encoded]], pad_id: int) -> dict[str, Tensor]:
     """`input_ids`, `labels`, `position_ids` and `segments` [rows, length]; a row may be empty.
 
-    Segments count from 1, 0 is padding. The first position of a sample is never learnt: nothing
-    stands before it that could tell.
+    Segments count from 1, 0 is padding. The first position of a sample is never learnt: nothing stands before it that
+    could tell.
     """
     longest = max((sum(len(sample.ids) for sample in row) for row in rows), default=0)
     length = max(-(-longest // _MULTIPLE), 1) * _MULTIPLE
@@ -66,8 +64,7 @@ def lay_out(rows: Sequence[Sequence[Encoded]], pad_id: int) -> dict[str, Tensor]
 def block_diagonal(segments: Tensor) -> Tensor:
     """[rows, length] -> which positions see which, bool [rows, 1, length, length].
 
-    Padding is a segment like others, so that no position is left without anything to see: its
-    attention would be NaN.
+    Padding is a segment like others, so that no position is left without anything to see: its attention would be NaN.
     """
     same = segments[:, None, :, None] == segments[:, None, None, :]
     return same.tril_()

@@ -57,8 +57,7 @@ def _sources(report: Report) -> str:
     head = ("source", "format", "rows", "examined", "unusable", "media", report.unit, "learnt")
     names = "".join(f"<th>{name}</th>" for name in head)
     rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
-        for row in table_rows(report.tallies)
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table_rows(report.tallies)
     )
     return f"<table><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table>"
 
@@ -86,8 +85,7 @@ def _histogram(title: str, bins: Sequence[Bin]) -> str:
 
 def _sample(sample: Sample) -> str:
     pictures = "".join(
-        f'<img src="{address}" alt="">' if address else "<i>unreadable</i> "
-        for address in sample.pictures
+        f'<img src="{address}" alt="">' if address else "<i>unreadable</i> " for address in sample.pictures
     )
     text = "".join(
         f'<span class="medium">{piece.kind} {piece.text}</span>'
@@ -96,6 +94,4 @@ def _sample(sample: Sample) -> str:
         for piece in sample.pieces
     )
     where = escape(sample.where)
-    return (
-        f'<div class="card"><b>{where}</b> {escape(sample.id)}<br>{pictures}<pre>{text}</pre></div>'
-    )
+    return f'<div class="card"><b>{where}</b> {escape(sample.id)}<br>{pictures}<pre>{text}</pre></div>'

@@ -1,8 +1,8 @@
 """Media to pixel values for training: decoding scaled to the need, and a stage's random crop.
 
-A crop is a pure function of its key, so a resumed run sees the same one. Pictures are never
-mirrored: a flip would turn left into right and make writing unreadable while the words beside it
-stay. How a whole picture becomes a square is the processor's rule, not known here.
+A crop is a pure function of its key, so a resumed run sees the same one. Pictures are never mirrored: a flip would
+turn left into right and make writing unreadable while the words beside it stay. How a whole picture becomes a square
+is the processor's rule, not known here.
 """
 
 import io
@@ -86,19 +86,14 @@ class Pixels:
             if self.random_resized_crop is not None:
                 left, top, right, bottom = crop_box(size, self.random_resized_crop, Random(key))
                 shown = (right - left, bottom - top)
-            return (
-                math.ceil(size[0] * edge / shown[0]),
-                math.ceil(size[1] * edge / shown[1]),
-            )
+            return (math.ceil(size[0] * edge / shown[0]), math.ceil(size[1] * edge / shown[1]))
 
         return least
 
 
-def load_scaled(
-    source: Any, least: Callable[[Size], Size], limits: Limits = USUAL
-) -> tuple[Image.Image, Size]:
-    """A picture and its size in the file. A JPEG may come out 2, 4 or 8 times smaller, which is
-    much faster, but not smaller than `least` of its size; other pictures come as they are.
+def load_scaled(source: Any, least: Callable[[Size], Size], limits: Limits = USUAL) -> tuple[Image.Image, Size]:
+    """A picture and its size in the file. A JPEG may come out 2, 4 or 8 times smaller, which is much faster, but not
+    smaller than `least` of its size; other pictures come as they are.
 
     Raises: DataError as `load_image` does.
     """
@@ -115,8 +110,8 @@ def load_scaled(
 
 
 def crop_box(size: Size, area: tuple[float, float], random: Random) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a crop that covers a share of the area drawn from `area`, with
-    sides in a ratio from 3:4 to 4:3 as far as the picture has room for it.
+    """Left, top, right, bottom of a crop that covers a share of the area drawn from `area`, with sides in a ratio from
+    3:4 to 4:3 as far as the picture has room for it.
     """
     width, height = size
     share = random.uniform(*area)

@@ -1,7 +1,7 @@
 """What an examination of data found: findings by kind, counts by source, and samples of its rows.
 
-It prints as text for people and as JSON for programs; page.py shows it as HTML. How anything was
-found is written in checkup.py.
+It prints as text for people and as JSON for programs; page.py shows it as HTML. How anything was found is written in
+checkup.py.
 """
 
 import json
@@ -29,9 +29,7 @@ class Kind(NamedTuple):
 KINDS: Mapping[str, Kind] = {
     "record": Kind("error", "records that cannot be read", "mend or remove them"),
     "roles": Kind("error", "roles that are unknown or out of place", "rename or reorder the turns"),
-    "placeholders": Kind(
-        "error", "placeholders and media that do not fit", "give each medium one placeholder"
-    ),
+    "placeholders": Kind("error", "placeholders and media that do not fit", "give each medium one placeholder"),
     "nothing": Kind("error", "rows that would train nothing", "give them an answer"),
     "too-long": Kind("error", "rows that cannot be cut to fit", "raise the length"),
     "media-missing": Kind("error", "media that are missing", "check the paths and the image root"),
@@ -171,20 +169,13 @@ class Report:
             "bad_share": self.bad_share,
             "learnt_share": self.learnt_share,
             "counts": Counter(finding.kind for finding in self.findings),
-            "findings": [
-                {"severity": KINDS[finding.kind].severity, **finding._asdict()}
-                for finding in self.findings
-            ],
+            "findings": [{"severity": KINDS[finding.kind].severity, **finding._asdict()} for finding in self.findings],
             "sources": [
-                {**{name: getattr(tally, name) for name in counts}, "media": sum(tally.media)}
-                for tally in self.tallies
+                {**{name: getattr(tally, name) for name in counts}, "media": sum(tally.media)} for tally in self.tallies
             ],
-            "histograms": {
-                title: [asdict(each) for each in bins] for title, bins in self.histograms.items()
-            },
+            "histograms": {title: [asdict(each) for each in bins] for title, bins in self.histograms.items()},
             "samples": [
-                {"where": s.where, "id": s.id, "pieces": [piece._asdict() for piece in s.pieces]}
-                for s in self.samples
+                {"where": s.where, "id": s.id, "pieces": [piece._asdict() for piece in s.pieces]} for s in self.samples
             ],
         }
         return json.dumps(tree, indent=2, ensure_ascii=False)
@@ -234,8 +225,8 @@ def table_rows(tallies: Sequence[Tally]) -> Iterator[tuple[str, ...]]:
 
 
 def histogram(values: Sequence[int]) -> list[Bin]:
-    """About ten bins with round edges. What lies far out shares the last one, or it would squeeze
-    the others together.
+    """About ten bins with round edges. What lies far out shares the last one, or it would squeeze the others
+    together.
     """
     if not values:
         return []
@@ -245,10 +236,7 @@ def histogram(values: Sequence[int]) -> list[Bin]:
     edges = range(ordered[0] // step * step, top + 1, step)
     counts = Counter(min(value // step, top // step) for value in values)
     last = ordered[-1] >= edges[-1] + step
-    return [
-        Bin(edge, None if last and edge == edges[-1] else edge + step - 1, counts[edge // step])
-        for edge in edges
-    ]
+    return [Bin(edge, None if last and edge == edges[-1] else edge + step - 1, counts[edge // step]) for edge in edges]
 
 
 def _round_step(least: float) -> int:

@@ -1,8 +1,7 @@
 """Records by number from files of every kind, as dicts; what they mean is read in formats.py.
 
-Lines and lists are found by byte offsets and tables are mapped, so a file is never held in memory
-whole: worker processes would each copy it. COCO's caption files, small and nested, are the one
-exception.
+Lines and lists are found by byte offsets and tables are mapped, so a file is never held in memory whole: worker
+processes would each copy it. COCO's caption files, small and nested, are the one exception.
 """
 
 import json
@@ -181,9 +180,7 @@ def _pyarrow() -> Any:
         import pyarrow
         import pyarrow.ipc
     except ImportError:
-        raise DataError(
-            "parquet files and saved data sets need pyarrow; pip install 'mplug_owl[train]'"
-        ) from None
+        raise DataError("parquet files and saved data sets need pyarrow; pip install 'mplug_owl[train]'") from None
     return pyarrow
 
 

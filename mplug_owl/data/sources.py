@@ -1,8 +1,7 @@
 """Conversations by number from files, folders and globs: `open_source`.
 
-A source is random access over records of one format; media keep their place and stay unopened.
-Whatever is wrong with a row is a DataError that starts with `file:row`. The order in which rows are
-used is decided in mixture.py.
+A source is random access over records of one format; media keep their place and stay unopened. Whatever is wrong with
+a row is a DataError that starts with `file:row`. The order in which rows are used is decided in mixture.py.
 """
 
 import glob
@@ -18,14 +17,7 @@ import numpy as np
 
 from mplug_owl.data.conversation import Conversation
 from mplug_owl.data.formats import FORMATS, recognise
-from mplug_owl.data.rows import (
-    Rows,
-    json_document,
-    json_lines,
-    parquet,
-    saved_dataset,
-    separated,
-)
+from mplug_owl.data.rows import Rows, json_document, json_lines, parquet, saved_dataset, separated
 from mplug_owl.data.tars import TarRows, index_tars
 from mplug_owl.errors import ConfigError, DataError, did_you_mean
 from mplug_owl.messages import Message, Part, TextPart, media
@@ -81,15 +73,15 @@ class Source:
 
     @property
     def identity(self) -> str:
-        """A hash of the format and of the names and sizes of the files: whether a run that goes on
-        sees the data it started with, wherever they lie.
+        """A hash of the format and of the names and sizes of the files: whether a run that goes on sees the data it
+        started with, wherever they lie.
         """
         files = [(part.path.name, len(part), _size(part.path)) for part in self.parts]
         return hashlib.sha256(repr((self.format, files)).encode()).hexdigest()[:16]
 
     def shows_media(self) -> np.ndarray:
-        """[rows] bool: whether there are images or videos in it; false for rows that cannot be
-        used. Reads every record, unless captions show them anyway.
+        """[rows] bool: whether there are images or videos in it; false for rows that cannot be used. Reads every
+        record, unless captions show them anyway.
         """
         if FORMATS[self.format].kind == "caption":
             return np.ones(len(self), bool)
@@ -110,13 +102,11 @@ class Source:
         return open_source, (self.name, self.format, self.root)
 
 
-def open_source(
-    path: str | Path, format: str | None = None, image_root: str | Path | None = None
-) -> Source:
+def open_source(path: str | Path, format: str | None = None, image_root: str | Path | None = None) -> Source:
     """A file, a folder or a glob as a source of conversations.
 
-    `format` is recognised unless named; media paths are relative to `image_root`, by default the
-    folder of the data file.
+    `format` is recognised unless named; media paths are relative to `image_root`, by default the folder of the data
+    file.
 
     Raises: DataError where there is nothing, no rows, or nothing that can be recognised.
     """

@@ -1,8 +1,8 @@
 """Samples in tars as img2dataset and webdataset write them, read by number without unpacking.
 
-Members whose names agree up to the first dot are one sample and stand together. An index holds the
-byte at which each sample starts; it is made once, several tars at a time. A tar that is cut short
-keeps its whole samples, and one row more that says what is lost.
+Members whose names agree up to the first dot are one sample and stand together. An index holds the byte at which each
+sample starts; it is made once, several tars at a time. A tar that is cut short keeps its whole samples, and one row
+more that says what is lost.
 """
 
 import json
@@ -27,8 +27,8 @@ _MAX_TEXT = 2**24  # bytes of a caption or json member
 
 
 class TarRows:
-    """The samples of one tar as records: the keys of the json member, and over them `id`,
-    `caption`, `image`, `video` from the names and the other members.
+    """The samples of one tar as records: the keys of the json member, and over them `id`, `caption`, `image`, `video`
+    from the names and the other members.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,8 +45,7 @@ class TarRows:
         if row == self.whole:
             end = _numbers(self.index, row, 1)[0]
             raise DataError(
-                f"the tar is cut short or damaged at byte {end}, after {self.whole} whole "
-                "samples; fetch it again"
+                f"the tar is cut short or damaged at byte {end}, after {self.whole} whole samples; fetch it again"
             )
         start, end = _numbers(self.index, row, 2)
         with self.path.open("rb") as stream:

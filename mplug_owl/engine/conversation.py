@@ -12,13 +12,11 @@ from mplug_owl.messages import ImagePart, Message, Part, VideoPart, from_openai
 Conversation = str | Sequence[Message] | Sequence[Mapping[str, Any]]
 
 
-def conversation(
-    messages: Conversation, images: Sequence[Any] = (), videos: Sequence[Any] = ()
-) -> list[Message]:
+def conversation(messages: Conversation, images: Sequence[Any] = (), videos: Sequence[Any] = ()) -> list[Message]:
     """The conversation with its media in place.
 
-    `images` and `videos` fill the parts of dicts that name no source. Where there are no such
-    parts, they are shown in front of the last message of the user.
+    `images` and `videos` fill the parts of dicts that name no source. Where there are no such parts, they are shown in
+    front of the last message of the user.
 
     Raises:
         RequestError: nothing was said, or the media do not fit.
@@ -30,8 +28,7 @@ def conversation(
     if len(said) + len(dicts) < len(messages) or bool(said) == bool(dicts):
         kinds = ", ".join(sorted({type(message).__name__ for message in messages}))
         raise RequestError(
-            f"a conversation of {kinds or 'no messages'}; expected a question, a list of Message, "
-            "or a list of dicts"
+            f"a conversation of {kinds or 'no messages'}; expected a question, a list of Message, or a list of dicts"
         )
     if said:
         return _shown(said, images, videos)
@@ -67,9 +64,7 @@ def _filled(
         return {**part, part["type"]: next(waiting[part["type"]])} if _is_bare(part) else part
 
     return [
-        {**message, "content": [fill(part) for part in _parts(message)]}
-        if _parts(message)
-        else message
+        {**message, "content": [fill(part) for part in _parts(message)]} if _parts(message) else message
         for message in dicts
     ]
 
@@ -80,9 +75,7 @@ def _shown(messages: list[Message], images: Sequence[Any], videos: Sequence[Any]
     if not parts:
         return messages
     if not turns:
-        raise RequestError(
-            f"{len(parts)} image(s) or video(s), but no message of the user to show them with"
-        )
+        raise RequestError(f"{len(parts)} image(s) or video(s), but no message of the user to show them with")
     last = messages[turns[-1]]
     messages[turns[-1]] = Message("user", (*parts, *last.content))
     return messages

@@ -1,7 +1,7 @@
 """`owl demo`: follows one picture through a tiny owl, from pixels to words, and prints it.
 
-The weights are random, so the words are noise, and it says so. The shapes are observed while the
-model runs; none is written down here.
+The weights are random, so the words are noise, and it says so. The shapes are observed while the model runs; none is
+written down here.
 """
 
 from collections.abc import Callable, Iterator
@@ -61,11 +61,7 @@ def observed(owl: Owl) -> Iterator[dict[str, str]]:
     """Note the shape of what leaves each of the three modules."""
     shapes: dict[str, str] = {}
     model = owl.model.model
-    modules = {
-        "vision": model.vision,
-        "abstractor": model.abstractor,
-        "language": model.language_model,
-    }
+    modules = {"vision": model.vision, "abstractor": model.abstractor, "language": model.language_model}
 
     def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: object, output: ModelOutput) -> None:

@@ -1,8 +1,8 @@
 """The owl people use: `load` opens one, `Owl.chat` asks it about images and videos.
 
-A conversation goes in as messages (or just a question), its media are opened, the family's own
-template makes the prompt, and the answer comes back as text, whole or in pieces. How a prompt
-becomes tensors is the processor's business; how tensors become tokens, the model's.
+A conversation goes in as messages (or just a question), its media are opened, the family's own template makes the
+prompt, and the answer comes back as text, whole or in pieces. How a prompt becomes tensors is the processor's
+business; how tensors become tokens, the model's.
 """
 
 import threading
@@ -35,9 +35,8 @@ def load(
 ) -> "Owl":
     """Open an owl: a native or published folder, a hub name, or a tiny family (random weights).
 
-    An adapter folder opens with the base it was trained on; `adapter` puts one onto a base given.
-    `device="auto"` takes an NVIDIA GPU, then Apple's (untested), then the CPU. `limits` bound what
-    images and videos may cost.
+    An adapter folder opens with the base it was trained on; `adapter` puts one onto a base given. `device="auto"`
+    takes an NVIDIA GPU, then Apple's (untested), then the CPU. `limits` bound what images and videos may cost.
     """
     model, processor = models.load(name_or_path, adapter=adapter, device=device, dtype=dtype)
     return Owl(model, processor, limits=limits)
@@ -61,11 +60,7 @@ class Owl:
     """A model and its processor, ready to talk."""
 
     def __init__(
-        self,
-        model: OwlForConditionalGeneration,
-        processor: OwlProcessor,
-        *,
-        limits: Limits | None = None,
+        self, model: OwlForConditionalGeneration, processor: OwlProcessor, *, limits: Limits | None = None
     ) -> None:
         self.model = model
         self.processor = processor
@@ -73,11 +68,7 @@ class Owl:
 
     @overload
     def chat(
-        self,
-        messages: Conversation,
-        *,
-        stream: Literal[False] = False,
-        **options: Unpack[ChatOptions],
+        self, messages: Conversation, *, stream: Literal[False] = False, **options: Unpack[ChatOptions]
     ) -> str: ...
     @overload
     def chat(
@@ -101,12 +92,11 @@ class Owl:
     ) -> str | Generator[str, None, None]:
         """Answer a question, or continue a conversation; greedy unless a temperature is given.
 
-        `messages` is a question, or messages (`Message`, or dicts in the OpenAI form). `images` and
-        `videos` fill the parts of dicts that name no source, or else are shown with the last
-        message of the user. With `stream=True` the answer comes in
-        pieces that add up to the whole, and closing the iterator stops the model. An empty `system`
-        leaves the system line out; None takes that of the template. The same `seed` gives the same
-        answer, whatever else draws random numbers.
+        `messages` is a question, or messages (`Message`, or dicts in the OpenAI form). `images` and `videos` fill the
+        parts of dicts that name no source, or else are shown with the last message of the user. With `stream=True` the
+        answer comes in pieces that add up to the whole, and closing the iterator stops the model. An empty `system`
+        leaves the system line out; None takes that of the template. The same `seed` gives the same answer, whatever
+        else draws random numbers.
 
         Raises:
             DataError: an image or a video cannot be used.
@@ -125,11 +115,7 @@ class Owl:
         return "".join(pieces)
 
     def prepare(
-        self,
-        messages: Sequence[Message],
-        *,
-        system: str | None = None,
-        template: str | None = None,
+        self, messages: Sequence[Message], *, system: str | None = None, template: str | None = None
     ) -> dict[str, Tensor]:
         """Open the media of a conversation and make its prompt: what `model.generate` takes."""
         parts = [part for message in messages for part in message.content]

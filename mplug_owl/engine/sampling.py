@@ -1,7 +1,7 @@
 """From the model's scores to the next token: temperature, top-k, top-p and a seeded draw.
 
-The draw has random numbers of its own, so a seed repeats whatever else runs beside it, and the
-caller's random state does not move. It knows no text and no model.
+The draw has random numbers of its own, so a seed repeats whatever else runs beside it, and the caller's random state
+does not move. It knows no text and no model.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """A conversation at the terminal: the words of a command line, and the questions that follow.
 
-Media are opened before the model is, so a wrong path costs nothing. An error costs one line of a
-conversation, never all of it.
+Media are opened before the model is, so a wrong path costs nothing. An error costs one line of a conversation, never
+all of it.
 """
 
 import os
@@ -30,9 +30,7 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".ti
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg"}
 
 
-def sort_words(
-    words: Sequence[str], frames: int | None = None
-) -> tuple[list[ImagePart | VideoPart], str | None]:
+def sort_words(words: Sequence[str], frames: int | None = None) -> tuple[list[ImagePart | VideoPart], str | None]:
     """What the words of a command line are: media in their order, and maybe a question."""
     kinds = [(word, media_kind(word)) for word in words]
     questions = [word for word, kind in kinds if kind is None]
@@ -78,9 +76,7 @@ def limits() -> Limits:
     return Limits(allow_remote=True)
 
 
-def chat(
-    words: Sequence[str], open_owl: Callable[[], "Owl"], frames: int | None, options: dict[str, Any]
-) -> None:
+def chat(words: Sequence[str], open_owl: Callable[[], "Owl"], frames: int | None, options: dict[str, Any]) -> None:
     """Answer the question among `words` about the media among them, or begin a conversation.
 
     `open_owl` is called once the media are known to be good; `options` go to `Owl.chat`.

@@ -1,8 +1,7 @@
 """The transcript of an answer: text taken down while `generate` runs, and the word to stop it.
 
-`generate` calls it after each token. It gives out only text that can no longer change, so the
-pieces add up to the whole, and ends the answer at a stop string. Who reads the pieces, it does not
-know.
+`generate` calls it after each token. It gives out only text that can no longer change, so the pieces add up to the
+whole, and ends the answer at a stop string. Who reads the pieces, it does not know.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,9 +16,7 @@ from mplug_owl.models.processor import OwlProcessor
 class Transcript(StoppingCriteria):
     """One answer of one prompt; `write` gets its text piece by piece."""
 
-    def __init__(
-        self, processor: OwlProcessor, stops: Sequence[str], write: Callable[[str], object]
-    ) -> None:
+    def __init__(self, processor: OwlProcessor, stops: Sequence[str], write: Callable[[str], object]) -> None:
         self.processor = processor
         self.stops = stops
         self.write = write

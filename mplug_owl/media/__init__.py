@@ -1,8 +1,8 @@
 """Images and video frames from wherever they lie: paths, bytes, data URLs, http(s).
 
-Everything from outside is bounded: bytes, pixels (read from the header before anything is decoded),
-frames, seconds, and hosts. Whatever is wrong with a source is a DataError that names it. What a
-model makes of a picture is decided elsewhere.
+Everything from outside is bounded: bytes, pixels (read from the header before anything is decoded), frames, seconds,
+and hosts. Whatever is wrong with a source is a DataError that names it. What a model makes of a picture is decided
+elsewhere.
 """
 
 from mplug_owl.media.images import load_image

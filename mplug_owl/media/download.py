@@ -102,9 +102,7 @@ def _public_address(host: str, port: int, limits: Limits) -> str:
     if host not in limits.trusted_hosts:
         private = [address for address in addresses if not _is_public(address)]
         if private:
-            raise DataError(
-                f"host {host!r} has the private address {private[0]}; it is not fetched"
-            )
+            raise DataError(f"host {host!r} has the private address {private[0]}; it is not fetched")
     return addresses[0]
 
 

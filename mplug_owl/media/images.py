@@ -51,6 +51,4 @@ def decoding(name: str) -> Iterator[None]:
         raise DataError(f"{name} is too large to open: {error}; make it smaller") from None
     except Exception as error:  # decoders raise what they like: OSError, SyntaxError, zlib.error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"{name} cannot be decoded ({reason}); it is damaged or cut short"
-        ) from error
+        raise DataError(f"{name} cannot be decoded ({reason}); it is damaged or cut short") from error

@@ -31,8 +31,7 @@ USUAL = Limits()
 def check_pixels(size: tuple[int, int], limits: Limits, name: str) -> None:
     if size[0] * size[1] > limits.max_pixels:
         raise DataError(
-            f"{name} is {size[0]}x{size[1]} pixels; at most {limits.max_pixels} in all are read "
-            "(Limits.max_pixels)"
+            f"{name} is {size[0]}x{size[1]} pixels; at most {limits.max_pixels} in all are read (Limits.max_pixels)"
         )
 
 

@@ -113,6 +113,4 @@ def _data_url(url: str, limits: Limits) -> bytes:
     try:
         return base64.b64decode(urllib.parse.unquote(body), validate=True)
     except (binascii.Error, ValueError):
-        raise DataError(
-            "a data URL that is no base64; expected data:image/png;base64,..."
-        ) from None
+        raise DataError("a data URL that is no base64; expected data:image/png;base64,...") from None

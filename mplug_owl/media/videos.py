@@ -1,7 +1,7 @@
 """A few frames of a video, an animation, a folder of pictures or a list of them.
 
-Frames are found by presentation time, seeking from key frame to key frame, or by counting where a
-file does not tell times. A damaged file is an error, never a shorter video.
+Frames are found by presentation time, seeking from key frame to key frame, or by counting where a file does not tell
+times. A damaged file is an error, never a shorter video.
 """
 
 import re

@@ -1,7 +1,7 @@
 """The model family as Transformers classes; importing this registers it with the Auto classes.
 
-`load` opens anything that is an owl: a native folder, a published one, a hub name, or a family name
-of `families.py` (random weights). The Auto classes open native and published folders alike.
+`load` opens anything that is an owl: a native folder, a published one, a hub name, or a family name of `families.py`
+(random weights). The Auto classes open native and published folders alike.
 """
 
 from pathlib import Path
@@ -27,12 +27,7 @@ from mplug_owl.models.image_processor import OwlImageProcessorPil
 from mplug_owl.models.layouts import LAYOUTS
 from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration, OwlModel
 from mplug_owl.models.processor import OwlProcessor
-from mplug_owl.models.published import (
-    ALIASES,
-    PublishedProcessor,
-    load_published,
-    published_processor,
-)
+from mplug_owl.models.published import ALIASES, PublishedProcessor, load_published, published_processor
 from mplug_owl.models.qwen1 import Qwen1Config, Qwen1Model
 from mplug_owl.models.vision import OwlVisionConfig, OwlVisionModel
 
@@ -83,8 +78,8 @@ def load(
 ) -> tuple[OwlForConditionalGeneration, OwlProcessor]:
     """Open an owl with its processor; an adapter folder alone opens its base and puts it on.
 
-    `device="auto"` takes an NVIDIA GPU, then Apple's (untested), then the CPU. `dtype="auto"` keeps
-    the dtype of the files, but float16 becomes bfloat16 on a CPU, which computes float16 slowly.
+    `device="auto"` takes an NVIDIA GPU, then Apple's (untested), then the CPU. `dtype="auto"` keeps the dtype of the
+    files, but float16 becomes bfloat16 on a CPU, which computes float16 slowly.
     """
     if adapter is None and (Path(name_or_path) / BASE).is_file():
         name_or_path, adapter = read_base(name_or_path).name, name_or_path
@@ -101,9 +96,7 @@ def load(
     return model.to(device), processor
 
 
-def _open(
-    folder: Path, dtype: str | torch.dtype
-) -> tuple[OwlForConditionalGeneration, OwlProcessor]:
+def _open(folder: Path, dtype: str | torch.dtype) -> tuple[OwlForConditionalGeneration, OwlProcessor]:
     raw = read_config(folder)
     if raw["model_type"] in LAYOUTS:
         model, report = load_published(folder, dtype)
@@ -132,8 +125,7 @@ def find(name: str, **hub: Any) -> Path:
     """The folder behind a path or a hub name; a name that is neither is met with a suggestion."""
     if "/" not in name and not Path(name).exists():
         raise ConfigError(
-            f"{name!r} is neither a folder nor a family nor a hub name 'owner/model'"
-            f"{did_you_mean(name, FAMILIES)}"
+            f"{name!r} is neither a folder nor a family nor a hub name 'owner/model'{did_you_mean(name, FAMILIES)}"
         )
     return resolve_folder(name, **hub)
 

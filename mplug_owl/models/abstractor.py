@@ -1,12 +1,11 @@
-"""f_K, the visual abstractor: learned queries that summarise an image or a whole video into Q + 1
-positions.
+"""f_K, the visual abstractor: learned queries that summarise an image or a whole video into Q + 1 positions.
 
-One class covers every family: plain (Owl), with fixed position tables on queries and keys (Owl2,
-Owl2.1), and with a second set of queries for time (Owl video). It receives the tokens of the vision
-model and returns positions of the language model's width; where they go is not its business.
+One class covers every family: plain (Owl), with fixed position tables on queries and keys (Owl2, Owl2.1), and with a
+second set of queries for time (Owl video). It receives the tokens of the vision model and returns positions of the
+language model's width; where they go is not its business.
 
-Shapes: B images or videos, N vision tokens (of all frames), Q queries, M = Q + N keys, C vision
-width, H heads, K head width, D language width.
+Shapes: B images or videos, N vision tokens (of all frames), Q queries, M = Q + N keys, C vision width, H heads, K head
+width, D language width.
 """
 
 from typing import Any
@@ -43,9 +42,7 @@ class OwlAbstractorConfig(PreTrainedConfig):
     """Used by the norm inside the feed-forward layers only."""
     attention_dropout: float = 0.0
     position_grid: int | None = None
-    """Side of the patch grid if queries and keys carry position tables (Owl2), None if they do
-    not (Owl).
-    """
+    """Side of the patch grid if queries and keys carry position tables (Owl2), None if they do not (Owl)."""
     use_cls_token: bool = True
     temporal: bool = False
     """Adds the second set of queries that the video families use for more than one frame."""
@@ -59,9 +56,7 @@ class OwlAbstractorConfig(PreTrainedConfig):
                 f"num_attention_heads={self.num_attention_heads}"
             )
         if self.position_grid is not None and self.hidden_size % 4:
-            raise ConfigError(
-                f"position tables need a width divisible by 4, not hidden_size={self.hidden_size}"
-            )
+            raise ConfigError(f"position tables need a width divisible by 4, not hidden_size={self.hidden_size}")
 
 
 def sincos_rows(positions: Tensor, width: int) -> Tensor:
@@ -72,11 +67,9 @@ def sincos_rows(positions: Tensor, width: int) -> Tensor:
 
 
 def compute_tables(config: OwlAbstractorConfig, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Position rows for the queries [Q, C] and for the patches [N, C] of a config with a position
-    grid.
+    """Position rows for the queries [Q, C] and for the patches [N, C] of a config with a position grid.
 
-    A patch has the sines of its column in the first half and those of its row in the second; cls
-    has zeros.
+    A patch has the sines of its column in the first half and those of its row in the second; cls has zeros.
     """
     side, width = config.position_grid, config.hidden_size
     queries = sincos_rows(torch.arange(config.num_queries, device=device), width)
@@ -99,15 +92,12 @@ class AbstractorAttention(nn.Module):
         self.value = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
         if config.position_grid is not None:
-            # Computed, never trained, yet part of the published layout: kept as buffers, one pair a
-            # layer.
+            # Computed, never trained, yet part of the published layout: kept as buffers, one pair a layer.
             keys = config.position_grid**2 + int(config.use_cls_token)
             self.register_buffer("q_pos_embed", torch.empty(config.num_queries, width))
             self.register_buffer("k_pos_embed", torch.empty(keys, width))
 
-    def forward(
-        self, queries_BQC: Tensor, image_BNC: Tensor, **kwargs: Any
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, queries_BQC: Tensor, image_BNC: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         memory_BMC = torch.cat((queries_BQC, image_BNC), dim=1)
         query_in, key_in = queries_BQC, memory_BMC
         if self.config.position_grid is not None:  # positions steer where to look, not what is read
@@ -118,9 +108,7 @@ class AbstractorAttention(nn.Module):
         def heads(x: Tensor) -> Tensor:
             return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention
-        )
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         out_BQHK, weights = attention(
             self,
             heads(self.query(query_in)),
@@ -159,17 +147,13 @@ class AbstractorLayer(GradientCheckpointingLayer):
         self.mlp = AbstractorMLP(config)
 
     def forward(self, queries_BQC: Tensor, image_BNC: Tensor, **kwargs: Any) -> Tensor:
-        queries_BQC = self.norm1(
-            queries_BQC
-        )  # the residual starts from the normed queries, as published
+        queries_BQC = self.norm1(queries_BQC)  # the residual starts from the normed queries, as published
         out = queries_BQC + self.attention(queries_BQC, self.normk(image_BNC), **kwargs)[0]
         return out + self.mlp(self.norm2(out))
 
 
 class OwlAbstractor(PreTrainedModel):
-    """Vision tokens [B, N, C] to language positions [B, Q + 1, D], the last of them the learned
-    end of image.
-    """
+    """Vision tokens [B, N, C] to language positions [B, Q + 1, D], the last of them the learned end of image."""
 
     config: OwlAbstractorConfig
     main_input_name = "image_tokens"
@@ -185,12 +169,8 @@ class OwlAbstractor(PreTrainedModel):
         super().__init__(config)
         width, queries = config.hidden_size, config.num_queries
         self.query_tokens = nn.Parameter(torch.empty(1, queries, width))
-        self.temporal_query_tokens = (
-            nn.Parameter(torch.empty(1, queries, width)) if config.temporal else None
-        )
-        self.layers = nn.ModuleList(
-            AbstractorLayer(config) for _ in range(config.num_hidden_layers)
-        )
+        self.temporal_query_tokens = nn.Parameter(torch.empty(1, queries, width)) if config.temporal else None
+        self.layers = nn.ModuleList(AbstractorLayer(config) for _ in range(config.num_hidden_layers))
         self.visual_fc = nn.Linear(width, config.output_size)
         self.temporal_visual_fc = nn.Linear(width, config.output_size) if config.temporal else None
         self.vit_eos = nn.Parameter(torch.empty(1, 1, config.output_size))
@@ -213,12 +193,8 @@ class OwlAbstractor(PreTrainedModel):
                 init.zeros_(module.temporal_visual_fc.bias)
 
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(
-        self, image_tokens: Tensor, is_video: bool = False, **kwargs: Any
-    ) -> BaseModelOutput:
-        """Summarise `image_tokens`; `is_video` (more than one frame) brings in the temporal
-        queries.
-        """
+    def forward(self, image_tokens: Tensor, is_video: bool = False, **kwargs: Any) -> BaseModelOutput:
+        """Summarise `image_tokens`; `is_video` (more than one frame) brings in the temporal queries."""
         queries = self.query_tokens
         if is_video:
             queries = torch.cat((queries, self.temporal_query_tokens), dim=1)

@@ -1,8 +1,8 @@
 """Adapter folders: everything a fine-tune changed, put back onto the base it was made from.
 
-A folder holds LoRA matrices in peft's format, every other parameter the fine-tune trained
-(abstractor, visual branch ...), the identity of the base, and the processor. A base that differs
-from the one the adapter was trained on is refused. How an adapter comes to be is not known here.
+A folder holds LoRA matrices in peft's format, every other parameter the fine-tune trained (abstractor, visual branch
+...), the identity of the base, and the processor. A base that differs from the one the adapter was trained on is
+refused. How an adapter comes to be is not known here.
 """
 
 import argparse
@@ -48,9 +48,7 @@ def identity(model: OwlForConditionalGeneration, name: str | Path) -> Identity:
     digest = hashlib.sha256()
     for tensor_name, weight in sorted(model.named_parameters()):
         if weight.is_meta:
-            raise ConfigError(
-                f"{tensor_name} is on the meta device; take the identity of a loaded model"
-            )
+            raise ConfigError(f"{tensor_name} is on the meta device; take the identity of a loaded model")
         count = weight.numel()
         picked = torch.arange(min(count, SAMPLES)) * count // min(count, SAMPLES)
         # The coarsest dtype a model is loaded in: the hash is the same in all of them.
@@ -70,11 +68,7 @@ def _config_hash(config: OwlConfig) -> str:
 def _set_fields(config: PreTrainedConfig) -> dict[str, Any]:
     """Fields that differ from their defaults, so that new ones in the library change nothing."""
     defaults = type(config)().to_dict()
-    return {
-        key: value
-        for key, value in config.to_dict().items()
-        if key not in _NOISE and value != defaults.get(key)
-    }
+    return {key: value for key, value in config.to_dict().items() if key not in _NOISE and value != defaults.get(key)}
 
 
 def write_base(base: Identity, folder: Path) -> None:
@@ -87,9 +81,7 @@ def read_base(folder: str | Path) -> Identity:
     try:
         return Identity(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise CheckpointError(
-            f"{folder} has no {BASE}; expected an adapter folder, as owl train writes it"
-        ) from None
+        raise CheckpointError(f"{folder} has no {BASE}; expected an adapter folder, as owl train writes it") from None
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); copy the folder again") from None
 
@@ -114,17 +106,14 @@ def apply_adapter(
     found = identity(model, name)
     if (found.config, found.content) != (base.config, base.content):
         raise CheckpointError(
-            f"adapter {folder} was trained on {base}, but the model is {found}; open it with the "
-            "base it was trained on"
+            f"adapter {folder} was trained on {base}, but the model is {found}; open it with the base it was trained on"
         )
     _restore_changed(model, folder / CHANGED)
     conversions = getattr(model, "_weight_conversions", None)
     try:
         info = model.load_adapter(str(folder))
     except ImportError:
-        raise ConfigError(
-            'an adapter needs peft, which is not installed; pip install "mplug_owl[train]"'
-        ) from None
+        raise ConfigError('an adapter needs peft, which is not installed; pip install "mplug_owl[train]"') from None
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{folder}: the LoRA matrices cannot be read ({reason})") from None
@@ -144,16 +133,14 @@ def _restore_changed(model: nn.Module, path: Path) -> None:
         changed = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path} cannot be read ({error}); it holds what was trained without LoRA: copy the "
-            "adapter folder again"
+            f"{path} cannot be read ({error}); it holds what was trained without LoRA: copy the adapter folder again"
         ) from None
     weights = dict(model.named_parameters())
     for name, tensor in changed.items():
         if name not in weights or weights[name].shape != tensor.shape:
             shape = list(weights[name].shape) if name in weights else "nothing of that name"
             raise CheckpointError(
-                f"{path}: {name} has shape {list(tensor.shape)}, the base has {shape}; copy the "
-                "adapter folder again"
+                f"{path}: {name} has shape {list(tensor.shape)}, the base has {shape}; copy the adapter folder again"
             )
     with torch.no_grad():
         for name, tensor in changed.items():
@@ -180,9 +167,7 @@ def fold(model: OwlForConditionalGeneration) -> OwlForConditionalGeneration:
     return model
 
 
-def merge(
-    adapter: str | Path, out: str | Path, *, base: str | Path | None = None, dtype: str = "auto"
-) -> None:
+def merge(adapter: str | Path, out: str | Path, *, base: str | Path | None = None, dtype: str = "auto") -> None:
     """Write the base with the adapter folded in as an ordinary native folder.
 
     `base` is needed only where the one the adapter names lies elsewhere now.
@@ -203,9 +188,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("adapter", metavar="ADAPTER", help="adapter folder, as owl train writes it")
     parser.add_argument("out", metavar="OUT", help="new folder")
     parser.add_argument("--base", help="the base, where it is not what the adapter names")
-    parser.add_argument(
-        "--dtype", default="auto", help="auto (that of the base), bfloat16, float16, float32"
-    )
+    parser.add_argument("--dtype", default="auto", help="auto (that of the base), bfloat16, float16, float32")
 
 
 def run(arguments: argparse.Namespace) -> int:

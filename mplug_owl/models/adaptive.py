@@ -1,11 +1,10 @@
 """Modality-adaptive decoders (Owl2): visual rows get norms and key/value projections of their own.
 
-A Llama decoder keeps all its parameters and names: they are the text branch. Beside them stands a
-visual branch, `visual_*`. The text branch always runs on all rows; the rows named by `visual_index`
-are then overwritten by the visual branch. So a batch without a visual row is the same code, decode
-steps cost nothing, and no step waits for the device. The index alone decides the branch, never the
-attention mask. Nothing of the library is patched: plain Llama models live in the same process
-untouched.
+A Llama decoder keeps all its parameters and names: they are the text branch. Beside them stands a visual branch,
+`visual_*`. The text branch always runs on all rows; the rows named by `visual_index` are then overwritten by the
+visual branch. So a batch without a visual row is the same code, decode steps cost nothing, and no step waits for the
+device. The index alone decides the branch, never the attention mask. Nothing of the library is patched: plain Llama
+models live in the same process untouched.
 
 Shapes: B batch, L row length, D width, N visual rows of the whole batch (flattened B * L).
 """
@@ -47,8 +46,8 @@ def gather(x_BLD: Tensor, visual_index: Tensor | None) -> Visual | None:
 def two_way(text: nn.Module, visual: nn.Module, x_BLD: Tensor, rows: Visual | None) -> Tensor:
     """Apply `text` to all rows, then overwrite the visual `rows` by what `visual` makes of them.
 
-    Rows that are there but none in number still run `visual`, so that every rank of a training run
-    uses every parameter.
+    Rows that are there but none in number still run `visual`, so that every rank of a training run uses every
+    parameter.
     """
     out = text(x_BLD)
     if rows is not None:
@@ -103,9 +102,7 @@ class AdaptiveLlamaAttention(LlamaAttention):
         query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         out, weights = attention(
             self,
             query,
@@ -121,30 +118,20 @@ class AdaptiveLlamaAttention(LlamaAttention):
 
 class AdaptiveLlamaDecoderLayer(LlamaDecoderLayer):
     def __init__(self, config: AdaptiveLlamaConfig, layer_idx: int) -> None:
-        # Not LlamaDecoderLayer's own __init__: it would build a plain attention only to throw it
-        # away.
+        # Not LlamaDecoderLayer's own __init__: it would build a plain attention only to throw it away.
         GradientCheckpointingLayer.__init__(self)
         self.hidden_size = config.hidden_size
         self.self_attn = AdaptiveLlamaAttention(config, layer_idx)
         self.mlp = LlamaMLP(config)
         for name in ("input_layernorm", "post_attention_layernorm"):
             setattr(self, name, LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps))
-            setattr(
-                self, f"visual_{name}", LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-            )
+            setattr(self, f"visual_{name}", LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps))
 
-    def forward(
-        self, hidden_states: Tensor, visual_index: Tensor | None = None, **kwargs: Any
-    ) -> Tensor:
-        normed, visual = two_way_norm(
-            self.input_layernorm, self.visual_input_layernorm, hidden_states, visual_index
-        )
+    def forward(self, hidden_states: Tensor, visual_index: Tensor | None = None, **kwargs: Any) -> Tensor:
+        normed, visual = two_way_norm(self.input_layernorm, self.visual_input_layernorm, hidden_states, visual_index)
         hidden_states = hidden_states + self.self_attn(normed, visual=visual, **kwargs)[0]
         normed, _ = two_way_norm(
-            self.post_attention_layernorm,
-            self.visual_post_attention_layernorm,
-            hidden_states,
-            visual_index,
+            self.post_attention_layernorm, self.visual_post_attention_layernorm, hidden_states, visual_index
         )
         return hidden_states + self.mlp(normed)
 
@@ -155,10 +142,7 @@ class AdaptiveLlamaModel(LlamaModel):
     config: AdaptiveLlamaConfig
     takes_visual_index = True
     _no_split_modules = ["AdaptiveLlamaDecoderLayer"]
-    _can_record_outputs = {
-        "hidden_states": AdaptiveLlamaDecoderLayer,
-        "attentions": AdaptiveLlamaAttention,
-    }
+    _can_record_outputs = {"hidden_states": AdaptiveLlamaDecoderLayer, "attentions": AdaptiveLlamaAttention}
 
     def __init__(self, config: AdaptiveLlamaConfig) -> None:
         super(LlamaModel, self).__init__(config)

@@ -14,14 +14,12 @@ from mplug_owl.errors import RequestError
 def arranged(kind: str, media: Any, depth: int, wanted: Sequence[int] | None) -> list[Any]:
     """The media of a batch in reading order, however the caller listed them.
 
-    `depth` is that of one of them: 0 for a picture, 1 for a clip. `wanted` is how many each row has
-    placeholders for; media listed row by row must agree with each, others with the sum.
+    `depth` is that of one of them: 0 for a picture, 1 for a clip. `wanted` is how many each row has placeholders for;
+    media listed row by row must agree with each, others with the sum.
     """
     levels = nesting(media) - depth
     if media is not None and levels not in (0, 1, 2):
-        raise RequestError(
-            f"{kind}s nested {levels} lists deep; expected a list of {kind}s, or one list a row"
-        )
+        raise RequestError(f"{kind}s nested {levels} lists deep; expected a list of {kind}s, or one list a row")
     nested = levels == 2
     shares = [] if media is None else [media] if levels == 0 else list(media)
     flat = [item for share in shares for item in share] if nested else shares
@@ -65,22 +63,16 @@ def filled(
     lengths = [len(ids) for ids, _ in rows]
     width = max(lengths, default=0)
     if max_length is not None and width > max_length:
-        raise RequestError(
-            f"a prompt of {width} positions; max_length allows {max_length}: shorten it"
-        )
+        raise RequestError(f"a prompt of {width} positions; max_length allows {max_length}: shorten it")
     if side not in ("left", "right"):
         raise RequestError(f"padding_side={side!r}; expected 'left' or 'right'")
     if padding == "max_length" and max_length is not None:
         width = max_length
     elif padding not in (True, False, "longest"):
-        raise RequestError(
-            f"padding={padding!r}, max_length={max_length}; expected True, False or 'max_length'"
-        )
+        raise RequestError(f"padding={padding!r}, max_length={max_length}; expected True, False or 'max_length'")
     if padding and width > min(lengths, default=0) and pad_id is None:
         raise RequestError("the tokenizer has no pad token; set processor.tokenizer.pad_token")
-    columns: dict[str, list[list[int]]] = {
-        name: [] for name in ("input_ids", "attention_mask", "assistant_masks")
-    }
+    columns: dict[str, list[list[int]]] = {name: [] for name in ("input_ids", "attention_mask", "assistant_masks")}
     for ids, target in rows:
         gap = width - len(ids) if padding else 0
         values = (ids, [1] * len(ids), [int(flag) for flag in target])
@@ -91,7 +83,5 @@ def filled(
     if return_tensors != "pt":
         raise RequestError(f"return_tensors={return_tensors!r}; expected 'pt' or None")
     if not padding and len(set(lengths)) > 1:
-        raise RequestError(
-            f"rows of {counted(lengths)} positions make no tensor; pass padding=True"
-        )
+        raise RequestError(f"rows of {counted(lengths)} positions make no tensor; pass padding=True")
     return {name: torch.tensor(column, dtype=torch.long) for name, column in columns.items()}

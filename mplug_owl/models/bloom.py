@@ -1,10 +1,8 @@
-"""BLOOM as the Owl-bloomz family needs it: embeddings enter already normed, so visual rows stay out
-of that norm.
+"""BLOOM as the Owl-bloomz family needs it: embeddings enter already normed, so visual rows stay out of that norm.
 
-The library's model norms whatever embeddings it is given; the original norms text rows only and
-splices the visual rows in afterwards. Here `embed_text` looks up and norms, and `forward` starts
-behind the norm. Parameters and names are the library's. Attention is eager, as in the library:
-ALiBi is an additive bias.
+The library's model norms whatever embeddings it is given; the original norms text rows only and splices the visual
+rows in afterwards. Here `embed_text` looks up and norms, and `forward` starts behind the norm. Parameters and names
+are the library's. Attention is eager, as in the library: ALiBi is an additive bias.
 """
 
 from typing import Any
@@ -23,9 +21,7 @@ from mplug_owl.models.vision import eager_attention
 
 
 class OwlBloomAttention(BloomAttention):
-    """The library's weights with a softmax that keeps float64, so that batches can be held
-    against single rows.
-    """
+    """The library's weights with a softmax that keeps float64, so that batches can be held against single rows."""
 
     def forward(
         self,
@@ -84,13 +80,9 @@ class OwlBloomModel(BloomModel):
         batch, length = inputs_embeds.shape[:2]
         real = attention_mask
         if real is None or real.ndim == 4:
-            # ALiBi counts real keys. Without a 2-D mask all are counted; that also serves packed
-            # rows, since only differences within a sample matter.
-            keys = (
-                past_key_values.get_mask_sizes(length, 0)[0]
-                if past_key_values is not None
-                else length
-            )
+            # ALiBi counts real keys. Without a 2-D mask all are counted; that also serves packed rows, since only
+            # differences within a sample matter.
+            keys = past_key_values.get_mask_sizes(length, 0)[0] if past_key_values is not None else length
             real = torch.ones(batch, keys, dtype=torch.long, device=inputs_embeds.device)
         alibi = build_alibi_tensor(real, self.num_heads, inputs_embeds.dtype)
         mask = create_causal_mask(
@@ -107,6 +99,4 @@ class OwlBloomModel(BloomModel):
         hidden_states = inputs_embeds
         for block in self.h:
             hidden_states = block(hidden_states, **layer_inputs)[0]
-        return BaseModelOutputWithPast(
-            last_hidden_state=self.ln_f(hidden_states), past_key_values=past_key_values
-        )
+        return BaseModelOutputWithPast(last_hidden_state=self.ln_f(hidden_states), past_key_values=past_key_values)

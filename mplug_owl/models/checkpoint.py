@@ -1,8 +1,7 @@
 """A folder of weights seen by name and shape, none of them read until asked for.
 
-Safetensors are opened by header; `.bin` shards are mapped and unpickled with `weights_only`, which
-refuses code. Shards are found through their index or by their names. What the tensors mean is
-decided elsewhere.
+Safetensors are opened by header; `.bin` shards are mapped and unpickled with `weights_only`, which refuses code.
+Shards are found through their index or by their names. What the tensors mean is decided elsewhere.
 """
 
 import json
@@ -17,26 +16,18 @@ from safetensors import SafetensorError, safe_open
 
 from mplug_owl.errors import CheckpointError
 
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def resolve_folder(name_or_path: str | Path, **hub: Any) -> Path:
-    """A local folder as it is; anything else is taken for a hub repository and downloaded (or
-    found in the cache).
-    """
+    """A local folder as it is; anything else is taken for a hub repository and downloaded (or found in the cache)."""
     folder = Path(name_or_path)
     if folder.is_dir():
         return folder
     name = str(name_or_path)
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise CheckpointError(
-            f"{name!r} is no folder; expected a model folder, a family name or a hub name "
-            "'owner/model'"
+            f"{name!r} is no folder; expected a model folder, a family name or a hub name 'owner/model'"
         )
     patterns = ["*.json", "*.model", "*.tiktoken", "*.safetensors", "*.bin", "*.jinja"]
     try:
@@ -70,9 +61,7 @@ class Checkpoint:
         self.folder = folder
         self._tensors: dict[str, Any] = {}
         for file in weight_files(folder):
-            self._tensors.update(
-                _open_safetensors(file) if file.suffix == ".safetensors" else _open_bin(file)
-            )
+            self._tensors.update(_open_safetensors(file) if file.suffix == ".safetensors" else _open_bin(file))
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -89,41 +78,28 @@ class Checkpoint:
 
     def dtype(self, name: str) -> torch.dtype:
         tensor = self._tensors[name]
-        return (
-            tensor.dtype
-            if isinstance(tensor, torch.Tensor)
-            else _DTYPES.get(tensor.get_dtype(), torch.float32)
-        )
+        return tensor.dtype if isinstance(tensor, torch.Tensor) else _DTYPES.get(tensor.get_dtype(), torch.float32)
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files of a folder: safetensors if there are any, `.bin` otherwise, all that the
-    index names.
-    """
+    """The weight files of a folder: safetensors if there are any, `.bin` otherwise, all that the index names."""
     for stem, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
         index = folder / f"{stem}{suffix}.index.json"
         if index.is_file():
             try:
-                names = sorted(
-                    set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-                )
+                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
             except (ValueError, KeyError, AttributeError, TypeError) as error:
-                raise CheckpointError(
-                    f"{index} is no index of weights ({error}); download it again"
-                ) from None
+                raise CheckpointError(f"{index} is no index of weights ({error}); download it again") from None
             absent = [name for name in names if not (folder / name).is_file()]
             if absent:
                 raise CheckpointError(
-                    f"{folder} lacks {len(absent)} of {len(names)} shards, first {absent[0]!r}; "
-                    "download them"
+                    f"{folder} lacks {len(absent)} of {len(names)} shards, first {absent[0]!r}; download them"
                 )
             return [folder / name for name in names]
         files = sorted(folder.glob(f"{stem}*{suffix}"))
         if files:
             return files
-    raise CheckpointError(
-        f"{folder} holds no weights; expected model*.safetensors or pytorch_model*.bin"
-    )
+    raise CheckpointError(f"{folder} holds no weights; expected model*.safetensors or pytorch_model*.bin")
 
 
 def _open_safetensors(file: Path) -> dict[str, Any]:
@@ -142,20 +118,15 @@ def _open_bin(file: Path) -> dict[str, torch.Tensor]:
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
-            f"{file} holds more than tensors and was not opened: running it could do harm "
-            f"({reason})"
+            f"{file} holds more than tensors and was not opened: running it could do harm ({reason})"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
             f"{file} cannot be read ({reason}); it is damaged or cut short: download it again"
         ) from None
-    if not isinstance(loaded, dict) or not all(
-        isinstance(t, torch.Tensor) for t in loaded.values()
-    ):
-        raise CheckpointError(
-            f"{file} is no dictionary of tensors; expected a shard of model weights"
-        )
+    if not isinstance(loaded, dict) or not all(isinstance(t, torch.Tensor) for t in loaded.values()):
+        raise CheckpointError(f"{file} is no dictionary of tensors; expected a shard of model weights")
     return loaded
 
 

@@ -1,8 +1,7 @@
 """The families of the papers as rows of one table: a configuration, a prompt format, an image rule.
 
-`build` makes a randomly initialised owl of any family. The `tiny-*` rows are the same architectures
-small enough for tests and demonstrations; they bring a byte-level tokenizer, so they need no file
-at all.
+`build` makes a randomly initialised owl of any family. The `tiny-*` rows are the same architectures small enough for
+tests and demonstrations; they bring a byte-level tokenizer, so they need no file at all.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,8 +38,8 @@ class Family:
 
 @dataclass(frozen=True)
 class Size:
-    """What differs between the released size of a family and its tiny twin; empty means the
-    defaults, which are released.
+    """What differs between the released size of a family and its tiny twin; empty means the defaults, which are
+    released.
     """
 
     vision: dict[str, Any] = field(default_factory=dict)
@@ -51,46 +50,16 @@ class Size:
     qwen: dict[str, Any] = field(default_factory=dict)
 
 
-# The ViT of Owl2.1 could not be inspected: this is OpenCLIP bigG, its likely shape. Loading trusts
-# the tensors.
-_BIGG = {
-    "hidden_size": 1664,
-    "intermediate_size": 8192,
-    "num_hidden_layers": 48,
-    "num_attention_heads": 16,
-}
+# The ViT of Owl2.1 could not be inspected: this is OpenCLIP bigG, its likely shape. Loading trusts the tensors.
+_BIGG = {"hidden_size": 1664, "intermediate_size": 8192, "num_hidden_layers": 48, "num_attention_heads": 16}
 FULL = Size(
     bigg={**_BIGG, "patch_size": 14, "image_size": 448},
-    bloom={
-        "vocab_size": 250880,
-        "hidden_size": 4096,
-        "n_layer": 30,
-        "n_head": 32,
-        "pad_token_id": 3,
-    },
+    bloom={"vocab_size": 250880, "hidden_size": 4096, "n_layer": 30, "n_head": 32, "pad_token_id": 3},
     qwen={"vocab_size": 151851, "eos_token_id": 151643, "pad_token_id": 151643},
 )
-_VIT = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "image_size": 56,
-}
-_TEXT = {
-    "vocab_size": 259,
-    "hidden_size": 64,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
-_DECODER = {
-    **_TEXT,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "head_dim": 16,
-}
+_VIT = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 56}
+_TEXT = {"vocab_size": 259, "hidden_size": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+_DECODER = {**_TEXT, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16}
 TINY = Size(
     vision={**_VIT, "layer_norm_eps": 1e-5},
     bigg={**_VIT, "layer_norm_eps": 1e-5},
@@ -109,9 +78,7 @@ TINY = Size(
 def _owl(size: Size, temporal: bool = False) -> OwlConfig:
     return OwlConfig(
         vision_config=OwlVisionConfig(temporal=temporal, **size.vision),
-        abstractor_config=OwlAbstractorConfig(
-            **{"attention_dropout": 0.1, "temporal": temporal, **size.abstractor}
-        ),
+        abstractor_config=OwlAbstractorConfig(**{"attention_dropout": 0.1, "temporal": temporal, **size.abstractor}),
         text_config=LlamaConfig(**{"pad_token_id": 0, **size.llama}),
     )
 
@@ -138,39 +105,20 @@ def _owl2(size: Size) -> OwlConfig:
 
 
 def _owl2_1(size: Size) -> OwlConfig:
-    vision = OwlVisionConfig(
-        hidden_act="gelu", use_cls_token=False, use_post_layernorm=False, **size.bigg
-    )
+    vision = OwlVisionConfig(hidden_act="gelu", use_cls_token=False, use_post_layernorm=False, **size.bigg)
     width = {"hidden_size": vision.hidden_size, **size.abstractor}
     return OwlConfig(
         vision_config=vision,
-        abstractor_config=OwlAbstractorConfig(
-            position_grid=vision.grid, use_cls_token=False, **width
-        ),
+        abstractor_config=OwlAbstractorConfig(position_grid=vision.grid, use_cls_token=False, **width),
         text_config=Qwen1Config(**size.qwen),
     )
 
 
 # released name, tiny name, configuration, prompt format, image rule, repository, summary
 _TABLE = (
+    ("owl-7b", "tiny-owl", _owl, "owl", "square", "MAGAer13/mplug-owl-llama-7b", "mPLUG-Owl: ViT-L/14 at 224, LLaMA-1"),
     (
-        "owl-7b",
-        "tiny-owl",
-        _owl,
-        "owl",
-        "square",
-        "MAGAer13/mplug-owl-llama-7b",
-        "mPLUG-Owl: ViT-L/14 at 224, LLaMA-1",
-    ),
-    (
-        *(
-            "owl-7b-video",
-            "tiny-owl-video",
-            _owl_video,
-            "owl",
-            "crop",
-            "MAGAer13/mplug-owl-llama-7b-video",
-        ),
+        *("owl-7b-video", "tiny-owl-video", _owl_video, "owl", "crop", "MAGAer13/mplug-owl-llama-7b-video"),
         "mPLUG-Owl for video: temporal layers and queries, LLaMA-1",
     ),
     (
@@ -198,9 +146,7 @@ _TABLE = (
 def _rows() -> Iterator[Family]:
     for name, tiny_name, make, prompt, aspect, repository, summary in _TABLE:
         yield Family(name, summary, partial(make, FULL), prompt, aspect, repository)
-        yield Family(
-            tiny_name, f"{summary}; tiny, random weights", partial(make, TINY), prompt, aspect
-        )
+        yield Family(tiny_name, f"{summary}; tiny, random weights", partial(make, TINY), prompt, aspect)
 
 
 FAMILIES: dict[str, Family] = {row.name: row for row in _rows()}
@@ -214,9 +160,7 @@ def family(name: str) -> Family:
         raise ConfigError(f"unknown family {name!r}{did_you_mean(name, FAMILIES)}") from None
 
 
-def make_processor(
-    config: OwlConfig, tokenizer: PreTrainedTokenizerFast, prompt: str, aspect: str
-) -> OwlProcessor:
+def make_processor(config: OwlConfig, tokenizer: PreTrainedTokenizerFast, prompt: str, aspect: str) -> OwlProcessor:
     """The processor a model of this configuration was trained with."""
     side = config.vision_config.image_size
     return OwlProcessor.for_format(

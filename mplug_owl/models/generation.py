@@ -1,7 +1,7 @@
 """What the library's `generate` must be told about owls; everything else is its own.
 
-Media ids lie beyond the vocabulary, BLOOM counts ALiBi from a 2-D mask, and Owl2.1's rotary stretch
-is fixed by the prompt.
+Media ids lie beyond the vocabulary, BLOOM counts ALiBi from a 2-D mask, and Owl2.1's rotary stretch is fixed by the
+prompt.
 """
 
 from typing import Any
@@ -15,9 +15,7 @@ from transformers.masking_utils import create_masks_for_generate
 
 
 class WideLogitsProcessors(LogitsProcessorList):
-    """Lets processors that index scores by prompt ids meet the media ids, which lie beyond the
-    vocabulary.
-    """
+    """Lets processors that index scores by prompt ids meet the media ids, which lie beyond the vocabulary."""
 
     def __init__(self, processors: LogitsProcessorList, extra: int) -> None:
         super().__init__(processors)
@@ -30,9 +28,7 @@ class WideLogitsProcessors(LogitsProcessorList):
 
 class OwlGenerationMixin(GenerationMixin):
     def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Tensor:
-        """The library's `generate`, with Owl2.1's rotary stretch fixed once from the whole
-        prompt.
-        """
+        """The library's `generate`, with Owl2.1's rotary stretch fixed once from the whole prompt."""
         decoder = self.model.language_model
         prompt = kwargs.get("input_ids", inputs)
         if hasattr(decoder, "ntk_alpha") and prompt is not None and kwargs.get("ntk_alpha") is None:
@@ -41,12 +37,8 @@ class OwlGenerationMixin(GenerationMixin):
             kwargs["ntk_alpha"] = decoder.ntk_alpha(mask.sum(-1))
         return super().generate(inputs, **kwargs)
 
-    def create_masks_for_generate(
-        self, config: PreTrainedConfig, **kwargs: Any
-    ) -> Tensor | dict | None:
-        """What a static cache needs: 4-D masks, but for BLOOM the 2-D one that ALiBi is counted
-        from.
-        """
+    def create_masks_for_generate(self, config: PreTrainedConfig, **kwargs: Any) -> Tensor | dict | None:
+        """What a static cache needs: 4-D masks, but for BLOOM the 2-D one that ALiBi is counted from."""
         if not isinstance(config.get_text_config(), BloomConfig):
             return create_masks_for_generate(config=config, **kwargs)
         mask = kwargs["attention_mask"]

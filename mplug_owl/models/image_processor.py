@@ -1,8 +1,7 @@
 """Pictures to pixel values, exactly as the original systems did it, for every picture.
 
-One rule, `aspect`, says how a picture becomes a square; the rest (RGB, 1/255, CLIP's mean and
-deviation) is shared. Everything is Pillow and numpy. This file samples no videos; frames come
-decoded.
+One rule, `aspect`, says how a picture becomes a square; the rest (RGB, 1/255, CLIP's mean and deviation) is shared.
+Everything is Pillow and numpy. This file samples no videos; frames come decoded.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,10 +27,9 @@ class OwlImagesKwargs(ImagesKwargs, total=False):
 class OwlImageProcessorPil(PilBackend):
     """`aspect` is one of:
 
-    "square" (Owl): resize to the square in the picture's own mode (palettes stay palettes), RGB;
-    "crop" (Owl video, Owl2 without a setting): shortest edge to the size, centre crop;
-    "pad" (Owl2): centre on a square canvas of the mean colour, then resize;
-    "resize" (Owl2, recommended): resize to the square of the longest edge, then to the size.
+    "square" (Owl): resize to the square in the picture's own mode (palettes stay palettes), RGB; "crop" (Owl video,
+    Owl2 without a setting): shortest edge to the size, centre crop; "pad" (Owl2): centre on a square canvas of the
+    mean colour, then resize; "resize" (Owl2, recommended): resize to the square of the longest edge, then to the size.
     """
 
     valid_kwargs = OwlImagesKwargs
@@ -54,19 +52,11 @@ class OwlImageProcessorPil(PilBackend):
         size = _edge(config.get("size", 224))
         crop = _edge(config.get("crop_size", size))
         if size != crop:
-            raise CheckpointError(
-                f"preprocessor_config.json resizes to {size} and crops to {crop}; expected one size"
-            )
+            raise CheckpointError(f"preprocessor_config.json resizes to {size} and crops to {crop}; expected one size")
         for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
             if not config.get(step, True):
-                raise CheckpointError(
-                    f"preprocessor_config.json has {step}=false; expected a CLIP image processor"
-                )
-        kept = {
-            key: config[key]
-            for key in ("image_mean", "image_std", "resample", "rescale_factor")
-            if key in config
-        }
+                raise CheckpointError(f"preprocessor_config.json has {step}=false; expected a CLIP image processor")
+        kept = {key: config[key] for key in ("image_mean", "image_std", "resample", "rescale_factor") if key in config}
         return cls(size={"height": size, "width": size}, aspect=aspect, **kept)
 
     def _preprocess_image_like_inputs(
@@ -90,9 +80,7 @@ class OwlImageProcessorPil(PilBackend):
         tables = (levels - mean[:, None]) / std[:, None]
         pixels = np.empty((len(pictures), 3, size.height, size.width), np.float32)
         for image, channels in zip(pictures, pixels, strict=True):
-            picture = _RULES[aspect](
-                _eight_bit(as_picture(image)), size.height, Image.Resampling(resample), image_mean
-            )
+            picture = _RULES[aspect](_eight_bit(as_picture(image)), size.height, Image.Resampling(resample), image_mean)
             levels_XYC = np.asarray(picture)
             for channel, table in enumerate(tables):
                 np.take(table, levels_XYC[..., channel], out=channels[channel], mode="clip")
@@ -113,9 +101,7 @@ def as_picture(image: Any) -> Image.Image:
     if isinstance(image, torch.Tensor):
         image = image.cpu().numpy().transpose(1, 2, 0) if image.ndim == 3 else image.cpu().numpy()
     if not isinstance(image, np.ndarray):
-        raise RequestError(
-            f"an image of type {type(image).__name__}; expected a Pillow image, an array or a path"
-        )
+        raise RequestError(f"an image of type {type(image).__name__}; expected a Pillow image, an array or a path")
     if image.dtype != np.uint8:
         raise RequestError(f"an image array of type {image.dtype}; expected uint8 from 0 to 255")
     if image.ndim == 3 and image.shape[2] == 1:
@@ -123,8 +109,7 @@ def as_picture(image: Any) -> Image.Image:
     if image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4)):
         return Image.fromarray(image)
     raise RequestError(
-        f"an image array of shape {list(image.shape)}; expected [H, W] or [H, W, 3] (numpy), "
-        "[3, H, W] (torch)"
+        f"an image array of shape {list(image.shape)}; expected [H, W] or [H, W, 3] (numpy), [3, H, W] (torch)"
     )
 
 
@@ -142,20 +127,14 @@ def _eight_bit(picture: Image.Image) -> Image.Image:
 def scaled(picture: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
     """`picture.resize`, the same under every version of Pillow.
 
-    Pillow rounds between its two passes, so their order shows. Up to version 12 the horizontal one
-    came first; since 13, which the reference pixels were made with, the vertical one does where the
-    height shrinks much more than the width.
+    Pillow rounds between its two passes, so their order shows. Up to version 12 the horizontal one came first; since
+    13, which the reference pixels were made with, the vertical one does where the height shrinks much more than the
+    width.
     """
     width, height = picture.size
-    if (
-        size[1] >= height
-        or height - size[1] <= 2 * (width - size[0])
-        or picture.mode in ("1", "P", "PA")
-    ):
+    if size[1] >= height or height - size[1] <= 2 * (width - size[0]) or picture.mode in ("1", "P", "PA"):
         return picture.resize(size, resample)
-    blended = {"RGBA": "RGBa", "LA": "La"}.get(
-        picture.mode, picture.mode
-    )  # colours weigh by their alpha
+    blended = {"RGBA": "RGBa", "LA": "La"}.get(picture.mode, picture.mode)  # colours weigh by their alpha
     narrow = picture.convert(blended).resize((width, size[1]), resample).resize(size, resample)
     return narrow.convert(picture.mode)
 
@@ -210,7 +189,5 @@ def _edge(size: Any) -> int:
     """The one number in a size, however it is written."""
     values = set(size.values()) if isinstance(size, Mapping) else {size}
     if len(values) != 1 or not isinstance(value := values.pop(), int):
-        raise CheckpointError(
-            f"preprocessor_config.json has the size {size!r}; expected one number, for a square"
-        )
+        raise CheckpointError(f"preprocessor_config.json has the size {size!r}; expected one number, for a square")
     return value

@@ -1,7 +1,7 @@
 """What a model is, without loading it: `describe` fills the card that `owl info` prints.
 
-Everything comes from configurations, file headers and a model on the meta device; no weight is read
-or made. How fast or how good a model is, it does not know.
+Everything comes from configurations, file headers and a model on the meta device; no weight is read or made. How fast
+or how good a model is, it does not know.
 """
 
 import textwrap
@@ -24,12 +24,7 @@ from mplug_owl.models.processor import OwlProcessor
 from mplug_owl.models.published import open_published
 from mplug_owl.models.templates import FORMATS
 
-EXAMPLE = [
-    {
-        "role": "user",
-        "content": [{"type": "image"}, {"type": "text", "text": "What is in the picture?"}],
-    }
-]
+EXAMPLE = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is in the picture?"}]}]
 
 
 @dataclass(frozen=True)
@@ -163,8 +158,7 @@ def _modules(model: OwlForConditionalGeneration) -> list[ModuleCard]:
     return [
         ModuleCard(
             "vision",
-            f"f_V: {vision.num_hidden_layers} layers, {vision.hidden_size} wide, "
-            f"{vision.num_tokens} tokens{time}",
+            f"f_V: {vision.num_hidden_layers} layers, {vision.hidden_size} wide, {vision.num_tokens} tokens{time}",
             _count(owl.vision.parameters()),
         ),
         ModuleCard(
@@ -174,8 +168,7 @@ def _modules(model: OwlForConditionalGeneration) -> list[ModuleCard]:
         ),
         ModuleCard(
             "language",
-            f"f_L: {decoder}, {text.num_hidden_layers} layers, {text.hidden_size} wide, "
-            f"{text.vocab_size} words{head}",
+            f"f_L: {decoder}, {text.num_hidden_layers} layers, {text.hidden_size} wide, {text.vocab_size} words{head}",
             _count({*owl.language_model.parameters(), *model.lm_head.parameters()}),
         ),
     ]

@@ -1,9 +1,7 @@
-"""The published layouts: what a tensor is called there, and what its config.json means in our
-terms.
+"""The published layouts: what a tensor is called there, and what its config.json means in our terms.
 
-Pure functions of names and dictionaries; no file is opened here and no tensor touched. Where a
-config.json is silent the defaults of the original classes hold; where it is known to be wrong the
-tensors decide, in `published.py`.
+Pure functions of names and dictionaries; no file is opened here and no tensor touched. Where a config.json is silent
+the defaults of the original classes hold; where it is known to be wrong the tensors decide, in `published.py`.
 """
 
 import re
@@ -21,11 +19,7 @@ from mplug_owl.models.vision import OwlVisionConfig
 
 # Layouts by the model_type they are published under.
 LAYOUTS = {"mplug-owl": "owl", "mplug_owl2": "owl2", "mplug_owl2_1": "owl2.1"}
-VISION_PREFIX = {
-    "owl": "vision_model.",
-    "owl2": "model.vision_model.",
-    "owl2.1": "transformer.vision_model.",
-}
+VISION_PREFIX = {"owl": "vision_model.", "owl2": "model.vision_model.", "owl2.1": "transformer.vision_model."}
 ABSTRACTOR_PREFIX = {
     "owl": "abstractor.",
     "owl2": "model.visual_abstractor.",
@@ -38,9 +32,7 @@ _ABSTRACTOR_LAYER = [
     (r"\.(norm2|mlp)\.", r".crossattention.output.\1."),
     (r"\.(norm1|normk)\.", r".crossattention.\1."),
 ]
-_TWO_WAY = re.compile(
-    r"(visual_)?(input_layernorm|post_attention_layernorm|k_proj|v_proj|c_attn)\."
-)
+_TWO_WAY = re.compile(r"(visual_)?(input_layernorm|post_attention_layernorm|k_proj|v_proj|c_attn)\.")
 
 
 def published_name(native: str, config: OwlConfig, layout: str) -> str:
@@ -67,11 +59,7 @@ def published_name(native: str, config: OwlConfig, layout: str) -> str:
         rest = re.sub(r"^layers\.", "h.", re.sub(r"^embed_tokens\.", "wte.", rest))
         if not config.text_config.adaptive:
             return f"transformer.{rest}"
-    rest = (
-        _TWO_WAY.sub(lambda m: f"{m[2]}.multiway.{int(bool(m[1]))}.", rest)
-        if _splits(rest, layout)
-        else rest
-    )
+    rest = _TWO_WAY.sub(lambda m: f"{m[2]}.multiway.{int(bool(m[1]))}.", rest) if _splits(rest, layout) else rest
     return f"{'model' if layout == 'owl2' else 'transformer'}.{rest}"
 
 
@@ -80,20 +68,13 @@ def _splits(name: str, layout: str) -> bool:
     return "c_attn" in name if layout == "owl2.1" else bool(_TWO_WAY.search(name))
 
 
-def _pick(
-    raw: dict[str, Any], config_class: type[PreTrainedConfig], renames: dict[str, str]
-) -> dict[str, Any]:
+def _pick(raw: dict[str, Any], config_class: type[PreTrainedConfig], renames: dict[str, str]) -> dict[str, Any]:
     """The entries of `raw` that mean something to `config_class`, under its names."""
     known = set(config_class.__dataclass_fields__)
-    return {
-        renames.get(key, key): value for key, value in raw.items() if renames.get(key, key) in known
-    }
+    return {renames.get(key, key): value for key, value in raw.items() if renames.get(key, key) in known}
 
 
-_ABSTRACTOR_RENAMES = {
-    "attention_probs_dropout_prob": "attention_dropout",
-    "num_learnable_queries": "num_queries",
-}
+_ABSTRACTOR_RENAMES = {"attention_probs_dropout_prob": "attention_dropout", "num_learnable_queries": "num_queries"}
 _QWEN_RENAMES = {
     "kv_channels": "head_dim",
     "layer_norm_epsilon": "rms_norm_eps",
@@ -101,20 +82,11 @@ _QWEN_RENAMES = {
     "attn_dropout_prob": "attention_dropout",
     "multiway": "adaptive",
 }
-_GENERAL = (
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "torch_dtype",
-    "dtype",
-    "tie_word_embeddings",
-)
+_GENERAL = ("bos_token_id", "eos_token_id", "pad_token_id", "torch_dtype", "dtype", "tie_word_embeddings")
 
 
 def translate(raw: dict[str, Any]) -> OwlConfig:
-    """A published config.json as ours, with the defaults of the original classes where it is
-    silent.
-    """
+    """A published config.json as ours, with the defaults of the original classes where it is silent."""
     try:
         return _translate_owl(raw) if LAYOUTS[raw["model_type"]] == "owl" else _translate_owl2(raw)
     except (StrictDataclassError, ConfigError) as error:
@@ -131,24 +103,17 @@ def _translate_owl2(raw: dict[str, Any]) -> OwlConfig:
     abstractor = _pick(picked, OwlAbstractorConfig, _ABSTRACTOR_RENAMES)
     if picked.get("add_v2t_pos_emb"):
         raise CheckpointError(
-            "visual_abstractor has add_v2t_pos_emb=true, which no released model uses; "
-            "expected false"
+            "visual_abstractor has add_v2t_pos_emb=true, which no released model uses; expected false"
         )
     if LAYOUTS[raw["model_type"]] == "owl2":
         keep = {k: raw[k] for k in ("rope_theta", "rope_scaling", *_GENERAL) if k in raw}
-        text = AdaptiveLlamaConfig(
-            **{**_pick(raw, AdaptiveLlamaConfig, {}), **keep, "architectures": None}
-        )
+        text = AdaptiveLlamaConfig(**{**_pick(raw, AdaptiveLlamaConfig, {}), **keep, "architectures": None})
     else:
         text = _translate_qwen(raw)
     return OwlConfig(
         vision_config=OwlVisionConfig(**vision),
         abstractor_config=OwlAbstractorConfig(
-            **{
-                **abstractor,
-                "output_size": text.hidden_size,
-                "position_grid": picked.get("grid_size") or 32,
-            }
+            **{**abstractor, "output_size": text.hidden_size, "position_grid": picked.get("grid_size") or 32}
         ),
         text_config=text,
         dtype=raw.get("dtype") or raw.get("torch_dtype"),
@@ -163,19 +128,13 @@ def _translate_owl(raw: dict[str, Any]) -> OwlConfig:
         "use_post_layernorm": True,
     }  # never configurable there
     abstractor = {"intermediate_size": 4096, "attention_dropout": 0.1}
-    abstractor |= _pick(
-        raw.get("visual_abstractor_config") or {}, OwlAbstractorConfig, _ABSTRACTOR_RENAMES
-    )
+    abstractor |= _pick(raw.get("visual_abstractor_config") or {}, OwlAbstractorConfig, _ABSTRACTOR_RENAMES)
     text = dict(raw.get("text_config") or {})
     text = AutoConfig.for_model(text.pop("model_type", "llama"), **text)
     return OwlConfig(
         vision_config=OwlVisionConfig(**vision),
         abstractor_config=OwlAbstractorConfig(
-            **{
-                **abstractor,
-                "num_queries": raw.get("num_query_tokens", 64),
-                "output_size": text.hidden_size,
-            }
+            **{**abstractor, "num_queries": raw.get("num_query_tokens", 64), "output_size": text.hidden_size}
         ),
         text_config=text,
         dtype=raw.get("dtype") or raw.get("torch_dtype"),
@@ -184,16 +143,10 @@ def _translate_owl(raw: dict[str, Any]) -> OwlConfig:
 
 def _translate_qwen(raw: dict[str, Any]) -> Qwen1Config:
     if "seq_length" not in raw:
-        raise CheckpointError(
-            "config.json has no seq_length; expected the length Owl2.1 was trained at, as published"
-        )
+        raise CheckpointError("config.json has no seq_length; expected the length Owl2.1 was trained at, as published")
     if raw.get("rotary_pct", 1.0) != 1.0:
-        raise CheckpointError(
-            f"config.json has rotary_pct={raw['rotary_pct']}; only 1.0 was ever released"
-        )
+        raise CheckpointError(f"config.json has rotary_pct={raw['rotary_pct']}; only 1.0 was ever released")
     fields = {"adaptive": False} | _pick(raw, Qwen1Config, _QWEN_RENAMES)
-    fields["intermediate_size"] = (
-        raw.get("intermediate_size", 22016) // 2
-    )  # the file counts both branches
+    fields["intermediate_size"] = raw.get("intermediate_size", 22016) // 2  # the file counts both branches
     fields["linear_bias"] = not raw.get("no_bias", True)
     return Qwen1Config(**fields)

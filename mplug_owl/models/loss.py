@@ -7,11 +7,8 @@ from torch import Tensor
 IGNORED = -100  # label of a position that is not learnt from
 
 
-def token_loss(
-    logits_BLV: Tensor, labels_BL: Tensor, num_items_in_batch: Tensor | int | None = None
-) -> Tensor:
-    """Next-token cross entropy over supervised labels: their mean, or their sum over
-    `num_items_in_batch`.
+def token_loss(logits_BLV: Tensor, labels_BL: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """Next-token cross entropy over supervised labels: their mean, or their sum over `num_items_in_batch`.
 
     A batch without a supervised label gives 0 and zero gradients, where the mean would be NaN.
     """

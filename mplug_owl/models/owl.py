@@ -1,12 +1,10 @@
 """The owl: f_V, f_K and f_L composed into one Transformers model.
 
-Placeholders in `input_ids` are token ids; each stands for one position that the abstractor fills.
-The published vocabularies have no spare id, so there the image id is the number of embedding rows
-and the video id one more: they are never looked up, never sampled, and the embedding is never
-resized. This file knows nothing of text, chat or files.
+Placeholders in `input_ids` are token ids; each stands for one position that the abstractor fills. The published
+vocabularies have no spare id, so there the image id is the number of embedding rows and the video id one more: they
+are never looked up, never sampled, and the embedding is never resized. This file knows nothing of text, chat or files.
 
-Shapes: B batch, L row length, V vocabulary, D width, M images or videos, T frames, Q + 1 positions
-of one image.
+Shapes: B batch, L row length, V vocabulary, D width, M images or videos, T frames, Q + 1 positions of one image.
 """
 
 from typing import Any
@@ -18,11 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, BloomConfig, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.configuration_utils import SubConfigSpec
-from transformers.modeling_outputs import (
-    BaseModelOutputWithPast,
-    BaseModelOutputWithPooling,
-    CausalLMOutputWithPast,
-)
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import torch_compilable_check
 from transformers.utils.generic import can_return_tuple
@@ -67,29 +61,15 @@ class OwlConfig(PreTrainedConfig):
         """The three modules must meet: widths, and the patch grid the position tables are for."""
         vision, abstractor, text = self.vision_config, self.abstractor_config, self.text_config
         meetings = [
-            (
-                "abstractor hidden_size",
-                abstractor.hidden_size,
-                "vision hidden_size",
-                vision.hidden_size,
-            ),
-            (
-                "abstractor output_size",
-                abstractor.output_size,
-                "text hidden_size",
-                text.hidden_size,
-            ),
+            ("abstractor hidden_size", abstractor.hidden_size, "vision hidden_size", vision.hidden_size),
+            ("abstractor output_size", abstractor.output_size, "text hidden_size", text.hidden_size),
         ]
         if abstractor.position_grid is not None:
             side = abstractor.position_grid
-            meetings.append(
-                ("abstractor position_grid", side, "image_size / patch_size", vision.grid)
-            )
+            meetings.append(("abstractor position_grid", side, "image_size / patch_size", vision.grid))
         for name, value, other, expected in meetings:
             if value != expected:
-                raise ConfigError(
-                    f"{name}={value} does not fit {other}={expected}: make them equal"
-                )
+                raise ConfigError(f"{name}={value} does not fit {other}={expected}: make them equal")
 
     @property
     def media_length(self) -> int:
@@ -142,14 +122,11 @@ class OwlModel(OwlPreTrainedModel):
         videos = list(pixel_values_videos)
         if not self.config.vision_config.temporal:
             return self.get_image_features(torch.cat(videos))
-        # Videos of one length run together; lengths are never padded to each other, so no frame can
-        # leak.
+        # Videos of one length run together; lengths are never padded to each other, so no frame can leak.
         summaries: list[Tensor] = [None] * len(videos)
         for frames in sorted({len(video) for video in videos}):
             members = [i for i, video in enumerate(videos) if len(video) == frames]
-            tokens = self.vision(
-                torch.cat([videos[i] for i in members]), num_frames=frames
-            ).last_hidden_state
+            tokens = self.vision(torch.cat([videos[i] for i in members]), num_frames=frames).last_hidden_state
             tokens = tokens.unflatten(0, (-1, frames)).flatten(1, 2)
             summary = self.abstractor(tokens, is_video=frames > 1).last_hidden_state
             for i, row in zip(members, summary, strict=True):
@@ -166,12 +143,8 @@ class OwlModel(OwlPreTrainedModel):
             return self.language_model.embed_text(input_ids)
         return self.get_input_embeddings()(input_ids)
 
-    def get_placeholder_mask(
-        self, input_ids: Tensor, features: dict[str, Tensor | None]
-    ) -> dict[str, Tensor]:
-        """Masks [B, L] of the image and video positions; their counts must equal the rows of
-        `features`.
-        """
+    def get_placeholder_mask(self, input_ids: Tensor, features: dict[str, Tensor | None]) -> dict[str, Tensor]:
+        """Masks [B, L] of the image and video positions; their counts must equal the rows of `features`."""
         masks = {}
         for modality in ("image", "video"):
             token_id = getattr(self.config, f"{modality}_token_id")
@@ -199,17 +172,14 @@ class OwlModel(OwlPreTrainedModel):
         return embeds
 
     def visual_index(self, input_ids: Tensor, features: dict[str, Tensor]) -> Tensor | None:
-        """Flat positions of all visual rows; their number is known, so no step waits for the
-        device.
+        """Flat positions of all visual rows; their number is known, so no step waits for the device.
 
         In training the index exists even when empty, so that the visual branch always takes part.
         """
         count = sum(rows.shape[0] * rows.shape[1] for rows in features.values())
         if not count and not self.training:
             return None
-        return (
-            self.is_media(input_ids).flatten().int().argsort(descending=True, stable=True)[:count]
-        )
+        return self.is_media(input_ids).flatten().int().argsort(descending=True, stable=True)[:count]
 
     @can_return_tuple
     def forward(
@@ -225,36 +195,26 @@ class OwlModel(OwlPreTrainedModel):
         visual_index: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """`visual_index` is needed only beside `inputs_embeds`; with `input_ids` it is found
-        from them.
-        """
+        """`visual_index` is needed only beside `inputs_embeds`; with `input_ids` it is found from them."""
         if (input_ids is None) == (inputs_embeds is None):
             raise RequestError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             features = self.media_features(pixel_values, pixel_values_videos, mm_encoder_outputs)
-            # A decode step holds no media; everything longer is checked, also when no pixels came
-            # with it.
+            # A decode step holds no media; everything longer is checked, also when no pixels came with it.
             may_hold_media = bool(features) or input_ids.shape[1] > 1 or past_key_values is None
-            inputs_embeds = (
-                self.embed(input_ids, features) if may_hold_media else self.embed_text(input_ids)
-            )
+            inputs_embeds = self.embed(input_ids, features) if may_hold_media else self.embed_text(input_ids)
             if visual_index is None and getattr(self.language_model, "takes_visual_index", False):
                 visual_index = self.visual_index(input_ids, features)
         elif pixel_values is not None or pixel_values_videos is not None or mm_encoder_outputs:
-            raise RequestError(
-                "inputs_embeds already hold the media: give pixels with input_ids instead"
-            )
+            raise RequestError("inputs_embeds already hold the media: give pixels with input_ids instead")
         if visual_index is not None:
             kwargs["visual_index"] = visual_index
         if attention_mask is not None and attention_mask.ndim == 4:
             text = self.config.text_config
             attention_mask = as_attention_takes(attention_mask, text, inputs_embeds.dtype)
         elif position_ids is None and attention_mask is not None:
-            # Real tokens are numbered from 0 wherever the padding lies, so a padded row equals the
-            # row alone.
-            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[
-                :, -inputs_embeds.shape[1] :
-            ]
+            # Real tokens are numbered from 0 wherever the padding lies, so a padded row equals the row alone.
+            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
         return self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -269,9 +229,7 @@ class OwlModel(OwlPreTrainedModel):
         pixel_values_videos: Tensor | list[Tensor] | None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None,
     ) -> dict[str, Tensor]:
-        """The abstractor's rows by modality, computed here or brought along; only modalities
-        that are there.
-        """
+        """The abstractor's rows by modality, computed here or brought along; only modalities that are there."""
         outputs = dict(mm_encoder_outputs or {})
         for modality, pixels, encode in (
             ("image", pixel_values, self.get_image_features),
@@ -280,13 +238,9 @@ class OwlModel(OwlPreTrainedModel):
             if pixels is None or len(pixels) == 0:
                 continue
             if outputs.get(modality) is not None:
-                raise RequestError(
-                    f"both {modality} pixels and {modality} features given: give one of them"
-                )
+                raise RequestError(f"both {modality} pixels and {modality} features given: give one of them")
             outputs[modality] = encode(pixels)
-        return {
-            name: output.pooler_output for name, output in outputs.items() if output is not None
-        }
+        return {name: output.pooler_output for name, output in outputs.items() if output is not None}
 
 
 class OwlForConditionalGeneration(OwlPreTrainedModel, OwlGenerationMixin):
@@ -295,12 +249,8 @@ class OwlForConditionalGeneration(OwlPreTrainedModel, OwlGenerationMixin):
     def __init__(self, config: OwlConfig) -> None:
         super().__init__(config)
         self.model = OwlModel(config)
-        self.lm_head = nn.Linear(
-            config.text_config.hidden_size, config.text_config.vocab_size, bias=False
-        )
-        table = next(
-            n for n, m in self.model.language_model.named_children() if isinstance(m, nn.Embedding)
-        )
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        table = next(n for n, m in self.model.language_model.named_children() if isinstance(m, nn.Embedding))
         self._tied_weights_keys = {"lm_head.weight": f"model.language_model.{table}.weight"}
         self.post_init()
 
@@ -313,9 +263,7 @@ class OwlForConditionalGeneration(OwlPreTrainedModel, OwlGenerationMixin):
         return self.model.get_video_features(pixel_values_videos, **kwargs)
 
     @classmethod
-    def from_pretrained(
-        cls, name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
-    ) -> Any:
+    def from_pretrained(cls, name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         """The library's, but weights that are missing or do not fit are an error, not a warning."""
         may_differ = kwargs.pop("ignore_mismatched_sizes", False)
         try:
@@ -363,9 +311,8 @@ class OwlForConditionalGeneration(OwlPreTrainedModel, OwlGenerationMixin):
     ) -> CausalLMOutputWithPast:
         """Logits, and the loss if `labels` are given.
 
-        `num_items_in_batch` (supervised tokens of the whole step) turns the mean loss into a share
-        of it; `ntk_alpha` (Owl2.1) is the rotary stretch of each row, found from the prompt if left
-        out.
+        `num_items_in_batch` (supervised tokens of the whole step) turns the mean loss into a share of it; `ntk_alpha`
+        (Owl2.1) is the rotary stretch of each row, found from the prompt if left out.
         """
         if ntk_alpha is not None:
             kwargs["ntk_alpha"] = ntk_alpha
@@ -386,9 +333,7 @@ class OwlForConditionalGeneration(OwlPreTrainedModel, OwlGenerationMixin):
         logits = self.lm_head(kept.reshape(-1, kept.shape[-1])).unflatten(0, kept.shape[:-1])
         loss = None
         if labels is not None:
-            labels = labels.masked_fill(
-                labels >= logits.shape[-1], IGNORED
-            )  # media ids are no words
+            labels = labels.masked_fill(labels >= logits.shape[-1], IGNORED)  # media ids are no words
             loss = token_loss(logits, labels, num_items_in_batch)
         return CausalLMOutputWithPast(
             loss=loss,

@@ -1,9 +1,9 @@
 """The starting point of a run: an owl put together from trained parts, or one that exists already.
 
-f_V may come from a CLIPVisionModel folder and f_L from a LlamaForCausalLM (or BloomForCausalLM)
-folder, each with its own sizes; the visual branch of a modality-adaptive decoder starts as a copy
-of its text branch. What no part brings starts random, from a seed. An owl can also move to another
-picture size. What is trained from here on is not known here.
+f_V may come from a CLIPVisionModel folder and f_L from a LlamaForCausalLM (or BloomForCausalLM) folder, each with its
+own sizes; the visual branch of a modality-adaptive decoder starts as a copy of its text branch. What no part brings
+starts random, from a seed. An owl can also move to another picture size. What is trained from here on is not known
+here.
 """
 
 from pathlib import Path
@@ -12,13 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    BloomConfig,
-    CLIPVisionConfig,
-    LlamaConfig,
-    PreTrainedConfig,
-)
+from transformers import AutoConfig, BloomConfig, CLIPVisionConfig, LlamaConfig, PreTrainedConfig
 
 from mplug_owl.errors import CheckpointError, ConfigError
 from mplug_owl.models.abstractor import OwlAbstractor, compute_tables
@@ -72,8 +66,7 @@ def assemble(
     if start is not None:
         if vision is not None or language is not None:
             raise ConfigError(
-                f"start={str(start)!r} and a part are both given: start from a whole owl or put "
-                "one together from parts"
+                f"start={str(start)!r} and a part are both given: start from a whole owl or put one together from parts"
             )
         if (Path(start) / BASE).is_file():
             raise ConfigError(
@@ -111,11 +104,7 @@ def assemble(
 
 
 def configuration(
-    family: str,
-    *,
-    vision: str | Path | None = None,
-    language: str | Path | None = None,
-    image_size: int | None = None,
+    family: str, *, vision: str | Path | None = None, language: str | Path | None = None, image_size: int | None = None
 ) -> OwlConfig:
     """The configuration of `family` with the sizes of the parts; reads no weights."""
     config = find_family(family).config()
@@ -148,8 +137,7 @@ def _text_config(folder: Path, wanted: PreTrainedConfig) -> PreTrainedConfig:
     kind = next((kinds[base] for base in type(wanted).mro() if base in kinds), None)
     if kind is None:
         raise ConfigError(
-            f"a language model of kind {wanted.model_type!r} cannot be put together from parts; "
-            "give init.start"
+            f"a language model of kind {wanted.model_type!r} cannot be put together from parts; give init.start"
         )
     _expect_kind(folder, (kind,), "init.language", f"{kind.capitalize()}ForCausalLM")
     said = AutoConfig.from_pretrained(folder).to_dict()
@@ -162,10 +150,7 @@ def _text_config(folder: Path, wanted: PreTrainedConfig) -> PreTrainedConfig:
 def _expect_kind(folder: Path, kinds: tuple[str, ...], setting: str, expected: str) -> None:
     found = read_config(folder)["model_type"]
     if found not in kinds:
-        raise ConfigError(
-            f"{setting}={str(folder)!r} holds a model of type {found!r}; expected a {expected} "
-            "folder"
-        )
+        raise ConfigError(f"{setting}={str(folder)!r} holds a model of type {found!r}; expected a {expected} folder")
 
 
 def _check_grid(config: OwlVisionConfig) -> None:
@@ -186,9 +171,7 @@ def vision_tensors(folder: Path, config: OwlVisionConfig) -> dict[str, Tensor]:
 
     def take(name: str) -> Tensor:
         if prefix + name not in checkpoint:
-            raise CheckpointError(
-                f"{folder} lacks {prefix + name!r}; expected a complete CLIPVisionModel"
-            )
+            raise CheckpointError(f"{folder} lacks {prefix + name!r}; expected a complete CLIPVisionModel")
         return checkpoint[prefix + name][...]
 
     tensors: dict[str, Tensor] = {}
@@ -210,8 +193,7 @@ def vision_tensors(folder: Path, config: OwlVisionConfig) -> dict[str, Tensor]:
                 source = _CLIP_LAYER_NAMES.get(name, name)
                 tensors[f"{ours}.{name}.{end}"] = take(f"{theirs}.{source}.{end}")
             tensors[f"{ours}.self_attn.query_key_value.{end}"] = interleave(
-                *(take(f"{theirs}.self_attn.{part}_proj.{end}") for part in "qkv"),
-                heads=config.num_attention_heads,
+                *(take(f"{theirs}.self_attn.{part}_proj.{end}") for part in "qkv"), heads=config.num_attention_heads
             )
     return {f"model.vision.{name}": tensor for name, tensor in tensors.items()}
 
@@ -235,8 +217,8 @@ def resize_positions(table_1NC: Tensor, grid: int) -> Tensor:
 
 
 def language_tensors(folder: Path, config: OwlConfig) -> dict[str, Any]:
-    """The weights of a causal language model under the names of f_L, most of them unread; the
-    visual branch of an adaptive decoder gets those of the text branch.
+    """The weights of a causal language model under the names of f_L, most of them unread; the visual branch of an
+    adaptive decoder gets those of the text branch.
     """
     checkpoint = Checkpoint(folder)
     stem = "transformer." if config.text_config.model_type == "bloom" else "model."
@@ -254,9 +236,7 @@ def language_tensors(folder: Path, config: OwlConfig) -> dict[str, Any]:
         else:
             continue
         if source not in checkpoint:
-            raise CheckpointError(
-                f"{folder} lacks {source!r}; expected a complete language model with its head"
-            )
+            raise CheckpointError(f"{folder} lacks {source!r}; expected a complete language model with its head")
         # Two branches must not share memory: they go apart in training.
         is_copy = "visual_" in name
         tensors[name] = checkpoint[source][...].clone() if is_copy else checkpoint[source]
@@ -274,19 +254,15 @@ def _fresh_tensors(config: OwlConfig, *, whole: bool) -> dict[str, Any]:
         "model.vision.": OwlVisionModel(config.vision_config),
         "model.abstractor.": OwlAbstractor(config.abstractor_config),
     }
-    return {
-        prefix + name: tensor
-        for prefix, module in fresh.items()
-        for name, tensor in module.state_dict().items()
-    }
+    return {prefix + name: tensor for prefix, module in fresh.items() for name, tensor in module.state_dict().items()}
 
 
 # ---- another picture size ------------------------------------------------------------------------
 
 
 def resize(model: OwlForConditionalGeneration, processor: OwlProcessor, image_size: int) -> None:
-    """Make an owl take pictures of `image_size`, in place: positions are resampled, the fixed
-    tables of the abstractor computed anew.
+    """Make an owl take pictures of `image_size`, in place: positions are resampled, the fixed tables of the abstractor
+    computed anew.
     """
     vision, abstractor = model.config.vision_config, model.config.abstractor_config
     if image_size == vision.image_size:

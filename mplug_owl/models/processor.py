@@ -1,9 +1,8 @@
 """OwlProcessor: conversations with pictures and video frames become model inputs, one way for all.
 
-Text is cut at the placeholders and every piece is tokenised alone, as the checkpoints were trained;
-a placeholder becomes exactly as many media ids as the model fills positions. Media ids lie beyond
-the vocabulary and never meet the tokenizer. Training and inference share `encode_text`. Files are
-not decoded here: frames come decoded.
+Text is cut at the placeholders and every piece is tokenised alone, as the checkpoints were trained; a placeholder
+becomes exactly as many media ids as the model fills positions. Media ids lie beyond the vocabulary and never meet the
+tokenizer. Training and inference share `encode_text`. Files are not decoded here: frames come decoded.
 """
 
 import re
@@ -46,8 +45,8 @@ class OwlProcessor(ProcessorMixin):
         system: str | None = None,
         chat_template: str | dict[str, str] | None = None,
     ) -> None:
-        """`media_length` positions stand for a picture, and for a video or each of its frames;
-        `num_frames` are sampled from a video; `system` replaces the format's system sentence.
+        """`media_length` positions stand for a picture, and for a video or each of its frames; `num_frames` are
+        sampled from a video; `system` replaces the format's system sentence.
         """
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         self.image_token = image_token
@@ -75,8 +74,8 @@ class OwlProcessor(ProcessorMixin):
         temporal: bool = False,
         system: str | None = None,
     ) -> "OwlProcessor":
-        """The processor of a family: `name` is a key of FORMATS, `temporal` says whether a video is
-        seen as a whole.
+        """The processor of a family: `name` is a key of FORMATS, `temporal` says whether a video is seen as a
+        whole.
         """
         form = prompt_format(name)
         tokenizer.pad_token = getattr(tokenizer, form.pad)
@@ -116,8 +115,8 @@ class OwlProcessor(ProcessorMixin):
     ) -> tuple[str, list[tuple[int, int]]]:
         """The prompt of one conversation and the spans of its answers (with their end).
 
-        `template` is a name, `default` unless given, or a Jinja template. The variable `system`
-        replaces the system sentence, "" removes it; a system message wins over both.
+        `template` is a name, `default` unless given, or a Jinja template. The variable `system` replaces the system
+        sentence, "" removes it; a system message wins over both.
         """
         template = template or "default"
         source = self.templates.get(template)
@@ -152,8 +151,8 @@ class OwlProcessor(ProcessorMixin):
     ) -> tuple[list[int], list[bool]]:
         """The ids of a prompt, and which of them lie in `answer_spans`.
 
-        With spans, a format that has markers is cut at them too, as its training data was.
-        `video_frames` are the frames of each video in order; `num_frames` unless given.
+        With spans, a format that has markers is cut at them too, as its training data was. `video_frames` are the
+        frames of each video in order; `num_frames` unless given.
         """
         frames = iter(video_frames) if video_frames is not None else None
         pieces = self._pieces(text, answer_spans)
@@ -161,8 +160,8 @@ class OwlProcessor(ProcessorMixin):
         encoded = iter(self._tokenise(words))
         token = self.tokenizer.bos_token_id
         bos = [] if self.bos == "none" or token is None else [token]
-        # Owl2 looks for BOS only in front of the first picture; where no text stands there, every
-        # later piece keeps its own.
+        # Owl2 looks for BOS only in front of the first picture; where no text stands there, every later piece keeps
+        # its own.
         everywhere = self.bos == "piece" and bool(pieces) and pieces[0][2] is not None
         ids = [] if everywhere or (self.bos == "piece" and not text) else [*bos]
         target = [False] * len(ids)
@@ -173,9 +172,7 @@ class OwlProcessor(ProcessorMixin):
                 # A token without text of its own (a lone space mark) counts by where it stands.
                 edges = [(start + a, start + max(b, a + 1)) for a, b in offsets]
                 target += [False] * (len(row) - len(tokens))
-                target += [
-                    any(a < end and first < b for first, end in answer_spans) for a, b in edges
-                ]
+                target += [any(a < end and first < b for first, end in answer_spans) for a, b in edges]
             else:
                 as_frames = kind == "video" and self.video_as_frames
                 stills = 1 if not as_frames else self.num_frames if frames is None else next(frames)
@@ -228,10 +225,9 @@ class OwlProcessor(ProcessorMixin):
     ) -> BatchFeature:
         """Prompts with placeholders and their media -> ids, mask and pixel values.
 
-        `images`: pictures in reading order over all rows, or one list a row. `videos`: likewise,
-        each a list of frames or an array [T, H, W, 3]. `padding`: True, False or "max_length". With
-        `answer_spans` (of each row) the text is cut as in training and the result holds
-        `assistant_masks`.
+        `images`: pictures in reading order over all rows, or one list a row. `videos`: likewise, each a list of frames
+        or an array [T, H, W, 3]. `padding`: True, False or "max_length". With `answer_spans` (of each row) the text is
+        cut as in training and the result holds `assistant_masks`.
 
         Raises: RequestError where text and media do not fit each other, naming both counts.
         """
@@ -250,8 +246,7 @@ class OwlProcessor(ProcessorMixin):
             frames = iter([len(clip) for clip in clips])
             spans = [()] * len(rows) if answer_spans is None else answer_spans
             encoded = [
-                self.encode_text(row, answers, video_frames=frames)
-                for row, answers in zip(rows, spans, strict=True)
+                self.encode_text(row, answers, video_frames=frames) for row, answers in zip(rows, spans, strict=True)
             ]
             data = filled(
                 encoded,
@@ -276,8 +271,8 @@ class OwlProcessor(ProcessorMixin):
         return None if rows is None else [self.placeholders(row).count(kind) for row in rows]
 
     def clip_pixels(self, frames: Sequence[Any]) -> torch.Tensor:
-        """[T, 3, X, Y]. A family that sees a video as a whole gets its frames squashed to the
-        square, one that sees stills gets them like stills.
+        """[T, 3, X, Y]. A family that sees a video as a whole gets its frames squashed to the square, one that sees
+        stills gets them like stills.
         """
         rule = {} if self.video_as_frames else {"aspect": "square"}
         return self.image_processor(list(frames), **rule)["pixel_values"]
@@ -300,9 +295,8 @@ class OwlProcessor(ProcessorMixin):
     ) -> Any:
         """Render one conversation or several; with `tokenize`, make model inputs of them.
 
-        Pictures and frames come with the content parts (`{"type": "image", "image": picture}`), or,
-        where the parts carry none, as `images` and `videos`. `kwargs` are template variables and
-        arguments of the call.
+        Pictures and frames come with the content parts (`{"type": "image", "image": picture}`), or, where the parts
+        carry none, as `images` and `videos`. `kwargs` are template variables and arguments of the call.
         """
         batched = bool(conversation) and not isinstance(conversation[0], Mapping)
         conversations = list(conversation) if batched else [conversation]
@@ -312,13 +306,9 @@ class OwlProcessor(ProcessorMixin):
                 options[name] = kwargs.pop(name)
         for name in ("tools", "documents"):
             if kwargs.pop(name, None):
-                raise RequestError(
-                    f"{name} given, but no owl was trained to use them; leave them out"
-                )
+                raise RequestError(f"{name} given, but no owl was trained to use them; leave them out")
         rendered = [
-            self.render(
-                each, chat_template, add_generation_prompt, continue_final_message, **kwargs
-            )
+            self.render(each, chat_template, add_generation_prompt, continue_final_message, **kwargs)
             for each in conversations
         ]
         texts = [text for text, _ in rendered]
@@ -358,9 +348,7 @@ class OwlProcessor(ProcessorMixin):
         self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any
     ) -> list[str]:
         """What the library's pipelines call to read an answer."""
-        return self.batch_decode(
-            generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs
-        )
+        return self.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
 
     @property
     def model_input_names(self) -> list[str]:

@@ -1,11 +1,9 @@
-"""The released checkpoints: what their files are called, what their configurations mean, how they
-become ours.
+"""The released checkpoints: what their files are called, what their configurations mean, how they become ours.
 
-A published folder is opened in three steps: read shapes without reading data, translate config.json
-while trusting the tensors wherever the two are known to disagree, then hand every tensor, once, to
-the model under its native name. What was derived or ignored is written into a `LoadReport`. A
-tensor that is missing and cannot be derived is an error, never a random initialisation, and so is
-any other contradiction.
+A published folder is opened in three steps: read shapes without reading data, translate config.json while trusting the
+tensors wherever the two are known to disagree, then hand every tensor, once, to the model under its native name. What
+was derived or ignored is written into a `LoadReport`. A tensor that is missing and cannot be derived is an error,
+never a random initialisation, and so is any other contradiction.
 """
 
 import json
@@ -22,13 +20,7 @@ from mplug_owl.models.abstractor import compute_tables
 from mplug_owl.models.checkpoint import Checkpoint, read_config, resolve_folder
 from mplug_owl.models.families import FAMILIES, make_processor
 from mplug_owl.models.image_processor import OwlImageProcessorPil
-from mplug_owl.models.layouts import (
-    ABSTRACTOR_PREFIX,
-    LAYOUTS,
-    VISION_PREFIX,
-    published_name,
-    translate,
-)
+from mplug_owl.models.layouts import ABSTRACTOR_PREFIX, LAYOUTS, VISION_PREFIX, published_name, translate
 from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration
 from mplug_owl.models.processor import OwlProcessor
 from mplug_owl.models.tokenizers import bloom_tokenizer, llama_tokenizer, qwen_tokenizer
@@ -97,9 +89,7 @@ def _embedding(config: OwlConfig) -> str:
     return f"model.language_model.{name}.weight"
 
 
-def match(
-    config: OwlConfig, checkpoint: Checkpoint, layout: str, report: LoadReport
-) -> dict[str, Any]:
+def match(config: OwlConfig, checkpoint: Checkpoint, layout: str, report: LoadReport) -> dict[str, Any]:
     """Native name -> unread tensor for the whole model, or an error naming what does not fit."""
     with torch.device("meta"):
         wanted = OwlForConditionalGeneration(config).state_dict()
@@ -107,9 +97,7 @@ def match(
     found = {native: checkpoint[name] for native, name in names.items() if name in checkpoint}
     computed = {n: t for n, t in position_tables(config).items() if n not in found}
     if computed:
-        report.derived.append(
-            f"{len(computed)} position tables of the abstractor, computed (they are never trained)"
-        )
+        report.derived.append(f"{len(computed)} position tables of the abstractor, computed (they are never trained)")
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
 
     def refuse(problem: str, cure: str) -> CheckpointError:
@@ -125,8 +113,7 @@ def match(
         shape, expected = checkpoint.shape(names[native]), tuple(wanted[native].shape)
         if shape != expected:
             raise refuse(
-                f"{names[native]!r} has shape {list(shape)}, but config.json asks for "
-                f"{list(expected)}",
+                f"{names[native]!r} has shape {list(shape)}, but config.json asks for {list(expected)}",
                 "mend config.json or take all files from one release",
             )
     spare = sorted(set(checkpoint) - set(names.values()))
@@ -149,16 +136,11 @@ def position_tables(config: OwlConfig) -> dict[str, torch.Tensor]:
         queries, keys = compute_tables(config.abstractor_config, torch.device("cpu"))
         for i in range(config.abstractor_config.num_hidden_layers):
             stem = f"model.abstractor.layers.{i}.attention."
-            tables[stem + "q_pos_embed"], tables[stem + "k_pos_embed"] = (
-                queries.clone(),
-                keys.clone(),
-            )
+            tables[stem + "q_pos_embed"], tables[stem + "k_pos_embed"] = (queries.clone(), keys.clone())
     return tables
 
 
-def open_published(
-    folder: Path, raw: dict[str, Any]
-) -> tuple[OwlConfig, dict[str, Any], Checkpoint, LoadReport]:
+def open_published(folder: Path, raw: dict[str, Any]) -> tuple[OwlConfig, dict[str, Any], Checkpoint, LoadReport]:
     """The settled configuration and the unread tensors of a published folder."""
     layout = LAYOUTS[raw["model_type"]]
     report = LoadReport(source=str(folder), layout=layout)
@@ -182,9 +164,7 @@ class PublishedConfig(OwlConfig):
 
 
 class PublishedOwl(OwlForConditionalGeneration):
-    """Opens a published folder; what comes back is an `OwlForConditionalGeneration` and is saved
-    as one.
-    """
+    """Opens a published folder; what comes back is an `OwlForConditionalGeneration` and is saved as one."""
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, *args: Any, **kwargs: Any) -> Any:
@@ -209,9 +189,7 @@ class PublishedProcessor(OwlProcessor):
 
 def _alias(model_type: str) -> tuple[type[OwlConfig], type[OwlForConditionalGeneration]]:
     stem = "Published" + "".join(part.capitalize() for part in re.split("[-_]", model_type))
-    config = type(
-        f"{stem}Config", (PublishedConfig,), {"model_type": model_type, "__module__": __name__}
-    )
+    config = type(f"{stem}Config", (PublishedConfig,), {"model_type": model_type, "__module__": __name__})
     model = type(stem, (PublishedOwl,), {"config_class": config, "__module__": __name__})
     return config, model
 
@@ -219,9 +197,7 @@ def _alias(model_type: str) -> tuple[type[OwlConfig], type[OwlForConditionalGene
 ALIASES = [_alias(model_type) for model_type in LAYOUTS]
 
 
-def published_processor(
-    folder: Path, raw: dict[str, Any], config: OwlConfig, report: LoadReport
-) -> OwlProcessor:
+def published_processor(folder: Path, raw: dict[str, Any], config: OwlConfig, report: LoadReport) -> OwlProcessor:
     """Tokenizer and image rule of a published folder, under the layout's own prompt format."""
     if report.layout == "owl2.1":
         tokenizer = qwen_tokenizer(folder)
@@ -234,9 +210,7 @@ def published_processor(
         aspect = raw.get("image_aspect_ratio")
         if aspect not in ("pad", "resize"):
             said = f"image_aspect_ratio={aspect!r}" if aspect else "no image_aspect_ratio"
-            report.derived.append(
-                f"pictures resized to a square, as recommended ({said} in config.json)"
-            )
+            report.derived.append(f"pictures resized to a square, as recommended ({said} in config.json)")
             aspect = "resize"
     processor = make_processor(config, tokenizer, report.layout, aspect)
     rule = folder / "preprocessor_config.json"
@@ -271,15 +245,11 @@ def load_published(
     config, tensors, checkpoint, report = open_published(folder, read_config(folder))
     if dtype == "auto":
         dtype = checkpoint.dtype(published_name(_embedding(config), config, report.layout))
-    model = OwlForConditionalGeneration.from_pretrained(
-        None, config=config, state_dict=tensors, dtype=dtype, **kwargs
-    )
+    model = OwlForConditionalGeneration.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype, **kwargs)
     return model, report
 
 
-def convert(
-    source: str | Path, out: str | Path, *, dtype: torch.dtype | str = "auto", **hub: Any
-) -> LoadReport:
+def convert(source: str | Path, out: str | Path, *, dtype: torch.dtype | str = "auto", **hub: Any) -> LoadReport:
     """Write a published checkpoint as a native folder, model and processor.
 
     Raises: CheckpointError if `source` is no published checkpoint or `out` holds files already.
@@ -296,8 +266,7 @@ def convert(
     raw = read_config(folder)
     if raw["model_type"] not in LAYOUTS:
         raise CheckpointError(
-            f"{folder} has model_type {raw['model_type']!r}; expected a published checkpoint: "
-            f"{', '.join(LAYOUTS)}"
+            f"{folder} has model_type {raw['model_type']!r}; expected a published checkpoint: {', '.join(LAYOUTS)}"
         )
     model, report = load_published(folder, dtype)
     processor = published_processor(folder, raw, model.config, report)

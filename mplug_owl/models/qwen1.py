@@ -1,10 +1,8 @@
-"""The Qwen-1 decoder that Owl2.1 needs and Transformers 5 no longer has, with its modality-adaptive
-attention.
+"""The Qwen-1 decoder that Owl2.1 needs and Transformers 5 no longer has, with its modality-adaptive attention.
 
-Two things set it apart from Llama, and only outside training: dynamic NTK (a prompt longer than
-`seq_length` stretches the rotary base by a factor alpha that stays fixed while the answer is
-written) and log-n (queries beyond `seq_length` are scaled by the logarithm of their position).
-Modality adaptation splits the fused q, k, v projection alone.
+Two things set it apart from Llama, and only outside training: dynamic NTK (a prompt longer than `seq_length` stretches
+the rotary base by a factor alpha that stays fixed while the answer is written) and log-n (queries beyond `seq_length`
+are scaled by the logarithm of their position). Modality adaptation splits the fused q, k, v projection alone.
 
 Shapes: B batch, L row length, D width, H heads, K head width.
 """
@@ -94,9 +92,7 @@ class Qwen1Attention(nn.Module):
             query_BHLK = query_BHLK * query_scale[:, None, :, None]
         if past_key_values is not None:
             key_BHLK, value_BHLK = past_key_values.update(key_BHLK, value_BHLK, self.layer_idx)
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention
-        )
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         out_BLHK, weights = attention(
             self,
             query_BHLK,
@@ -136,8 +132,8 @@ class Qwen1Layer(GradientCheckpointingLayer):
 
 
 class Qwen1Model(PreTrainedModel):
-    """Decoder without head. `ntk_alpha` [B] fixes the rotary stretch; left out, it follows the
-    first call on a cache.
+    """Decoder without head. `ntk_alpha` [B] fixes the rotary stretch; left out, it follows the first call on a
+    cache.
     """
 
     config: Qwen1Config
@@ -161,21 +157,15 @@ class Qwen1Model(PreTrainedModel):
         self.post_init()
 
     def ntk_alpha(self, length_B: Tensor) -> Tensor:
-        """The stretch of the rotary base for prompts of so many real positions; 1 up to
-        `seq_length`.
-        """
+        """The stretch of the rotary base for prompts of so many real positions; 1 up to `seq_length`."""
         if self.training or not self.config.use_dynamic_ntk:
             return torch.ones_like(length_B, dtype=torch.float64)
         ratio = length_B.double() / self.config.seq_length
         return (2 ** torch.ceil(torch.log2(ratio) + 1) - 1).clamp(min=1)
 
-    def rotary(
-        self, position_ids: Tensor, alpha_B: Tensor, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
+    def rotary(self, position_ids: Tensor, alpha_B: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         width = self.config.head_dim
-        exponents = (
-            torch.arange(0, width, 2, dtype=torch.float32, device=position_ids.device) / width
-        )
+        exponents = torch.arange(0, width, 2, dtype=torch.float32, device=position_ids.device) / width
         base_B = self.config.rope_theta * alpha_B ** (width / (width - 2))
         frequency_BK = 1.0 / base_B.float()[:, None] ** exponents
         angles = position_ids[..., None].float() * frequency_BK[:, None]
@@ -190,9 +180,7 @@ class Qwen1Model(PreTrainedModel):
         return (torch.log(position_ids.float() + 1) / torch.log(length)).clamp(min=1).to(dtype)
 
     def settle_alpha(self, position_ids: Tensor, past_key_values: Cache | None) -> Tensor:
-        """Alpha of this call: that of the keys already in the cache, or of the prompt that opens
-        it.
-        """
+        """Alpha of this call: that of the keys already in the cache, or of the prompt that opens it."""
         known = getattr(past_key_values, "ntk_alpha", None)
         if known is not None and past_key_values.get_seq_length() > 0:
             return known
@@ -221,9 +209,7 @@ class Qwen1Model(PreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = (
-                torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + past
-            )
+            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + past
         mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
@@ -243,6 +229,4 @@ class Qwen1Model(PreTrainedModel):
         x_BLD = inputs_embeds
         for layer in self.layers:
             x_BLD = layer(x_BLD, **layer_inputs, **kwargs)
-        return BaseModelOutputWithPast(
-            last_hidden_state=self.ln_f(x_BLD), past_key_values=past_key_values
-        )
+        return BaseModelOutputWithPast(last_hidden_state=self.ln_f(x_BLD), past_key_values=past_key_values)

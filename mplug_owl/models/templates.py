@@ -1,10 +1,9 @@
-"""The prompt formats: the words around a conversation, as Jinja chat templates, and how each
-format is cut into tokens.
+"""The prompt formats: the words around a conversation, as Jinja chat templates, and how each format is cut into
+tokens.
 
-A template marks what the model should learn to say with `{% generation %}`, so labels come from the
-very text that is tokenised. Pictures that precede the text of a message stand where the original
-systems put them; a picture after a text part, even an empty one, stays inline where it is. This
-file knows no tokenizer and no image.
+A template marks what the model should learn to say with `{% generation %}`, so labels come from the very text that is
+tokenised. Pictures that precede the text of a message stand where the original systems put them; a picture after a
+text part, even an empty one, stays inline where it is. This file knows no tokenizer and no image.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,9 +76,7 @@ def _head(default: str) -> str:
         "{%- if messages and messages[0].role == 'system' -%}",
         "{%- set head = inline(messages[0].content) -%}{%- set turns = messages[1:] -%}",
         "{%- else -%}",
-        "{%- set head = system if system is defined and system is not none else "
-        + repr(default)
-        + " -%}",
+        "{%- set head = system if system is defined and system is not none else " + repr(default) + " -%}",
         "{%- set turns = messages -%}",
         "{%- endif -%}",
     )
@@ -127,11 +124,9 @@ def _owl2(
     prompt: str = "",
     media_first: bool = False,
 ) -> str:
-    """`USER: <|image|>text ASSISTANT: text</s>`; with `media_first`, pictures open their turn on a
-    line of their own.
+    """`USER: <|image|>text ASSISTANT: text</s>`; with `media_first`, pictures open their turn on a line of their own.
 
-    The space before an answer belongs to the span: to the tokenizers of these families it is part
-    of the first token.
+    The space before an answer belongs to the span: to the tokenizers of these families it is part of the first token.
     """
     image, video = "<|image|>", "<|video|>"
     moved = _joined(
@@ -155,17 +150,11 @@ def _owl2(
         "{%- set ns.sep = '" + sep + "' -%}",
         "{%- elif message.role == 'assistant' -%}",
         "{{- ns.sep + '" + roles[1] + ":' -}}",
-        "{%- generation -%}{{ ' ' + inline(message.content) + '"
-        + end
-        + "' }}{%- endgeneration -%}",
+        "{%- generation -%}{{ ' ' + inline(message.content) + '" + end + "' }}{%- endgeneration -%}",
         "{%- set ns.sep = '' -%}",
         "{%- endif -%}",
         "{%- endfor -%}",
-        "{%- if add_generation_prompt -%}{{ ns.sep + '"
-        + roles[1]
-        + ":"
-        + prompt
-        + "' }}{%- endif -%}",
+        "{%- if add_generation_prompt -%}{{ ns.sep + '" + roles[1] + ":" + prompt + "' }}{%- endif -%}",
     )
 
 

@@ -1,8 +1,8 @@
 """Fast tokenizers from the files of the checkpoints, giving the ids of the original tokenizers.
 
-`llama_tokenizer` reads sentencepiece, `bloom_tokenizer` tokenizer.json, `qwen_tokenizer` a tiktoken
-rank file, and `byte_tokenizer` needs no file. All return the library's `PreTrainedTokenizerFast`,
-so saving and reloading need no code of ours. This file knows nothing of prompts and pictures.
+`llama_tokenizer` reads sentencepiece, `bloom_tokenizer` tokenizer.json, `qwen_tokenizer` a tiktoken rank file, and
+`byte_tokenizer` needs no file. All return the library's `PreTrainedTokenizerFast`, so saving and reloading need no
+code of ours. This file knows nothing of prompts and pictures.
 """
 
 import base64
@@ -22,12 +22,7 @@ _QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_QWEN_SPECIAL = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    *(f"<|extra_{i}|>" for i in range(205)),
-)
+_QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{i}|>" for i in range(205)))
 
 
 def llama_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
@@ -63,17 +58,10 @@ def llama_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
         [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
     special = [*kinds[2], *kinds[3]]
-    backend.add_special_tokens(
-        [AddedToken(text, normalized=False, special=True) for text in special]
-    )
+    backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special])
     backend.add_tokens([AddedToken(text, normalized=False) for text in kinds[4]])
     ids = proto.trainer_spec
-    names = {
-        "unk_token": ids.unk_id,
-        "bos_token": ids.bos_id,
-        "eos_token": ids.eos_id,
-        "pad_token": ids.pad_id,
-    }
+    names = {"unk_token": ids.unk_id, "bos_token": ids.bos_id, "eos_token": ids.eos_id, "pad_token": ids.pad_id}
     return _wrap(backend, {name: pieces[i] for name, i in names.items() if i >= 0})
 
 
@@ -83,17 +71,15 @@ def bloom_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
 
 
 def qwen_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """Read `qwen.tiktoken`, a byte-level BPE as base64 tokens with their ranks; the special tokens
-    follow the ranks. Where there is no such file, `tokenizer.json`.
+    """Read `qwen.tiktoken`, a byte-level BPE as base64 tokens with their ranks; the special tokens follow the ranks.
+    Where there is no such file, `tokenizer.json`.
     """
     folder = Path(folder)
     path = folder / "qwen.tiktoken"
     if not path.is_file():
         return _from_json(folder, ("<|endoftext|>",))
     letters = _byte_letters()
-    ranks = {
-        "".join(letters[byte] for byte in token): rank for token, rank in _tiktoken(path).items()
-    }
+    ranks = {"".join(letters[byte] for byte in token): rank for token, rank in _tiktoken(path).items()}
     # tiktoken takes a whole word that is a token as it is; so does `ignore_merges`.
     backend = Tokenizer(BPE(vocab=ranks, merges=_merges(ranks), ignore_merges=True))
     backend.normalizer = normalizers.NFC()
@@ -104,9 +90,7 @@ def qwen_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
         ]
     )
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(
-        [AddedToken(text, normalized=False, special=True) for text in _QWEN_SPECIAL]
-    )
+    backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in _QWEN_SPECIAL])
     return _wrap(backend, {"eos_token": _QWEN_SPECIAL[0], "pad_token": _QWEN_SPECIAL[0]})
 
 
@@ -117,9 +101,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     backend = Tokenizer(BPE(vocab={name: i for i, name in enumerate(names)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(
-        [AddedToken(text, normalized=False, special=True) for text in special]
-    )
+    backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special])
     return _wrap(backend, dict(zip(("unk_token", "bos_token", "eos_token"), special, strict=True)))
 
 
@@ -136,20 +118,14 @@ def _wrap(backend: Tokenizer, names: dict[str, str]) -> PreTrainedTokenizerFast:
 def _from_json(folder: Path, special: tuple[str, ...]) -> PreTrainedTokenizerFast:
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise CheckpointError(
-            f"{folder} holds no tokenizer; expected the tokenizer files of the release"
-        )
+        raise CheckpointError(f"{folder} holds no tokenizer; expected the tokenizer files of the release")
     try:
         backend = Tokenizer.from_file(str(path))
-    except (
-        Exception
-    ) as error:  # the library raises bare Exception for whatever is wrong with the file
+    except Exception as error:  # the library raises bare Exception for whatever is wrong with the file
         raise CheckpointError(f"{path} is no tokenizer ({error}); download it again") from None
     absent = [text for text in special if backend.token_to_id(text) is None]
     if absent:
-        raise CheckpointError(
-            f"{path} lacks the special token {absent[0]!r}; take the tokenizer of the release"
-        )
+        raise CheckpointError(f"{path} lacks the special token {absent[0]!r}; take the tokenizer of the release")
     roles = {
         "<unk>": "unk_token",
         "<s>": "bos_token",
@@ -163,8 +139,7 @@ def _from_json(folder: Path, special: tuple[str, ...]) -> PreTrainedTokenizerFas
 def _merges(ranks: Mapping[str, float]) -> list[tuple[str, str]]:
     """The merges of a BPE that joins, wherever it can, the pair whose union is first in `ranks`.
 
-    Rank files and sentencepiece name only the unions; every way to split one into two known parts
-    is a merge.
+    Rank files and sentencepiece name only the unions; every way to split one into two known parts is a merge.
     """
     merges = []
     for token in sorted(ranks, key=ranks.__getitem__):
@@ -195,8 +170,7 @@ def _sentencepiece(path: Path) -> Any:
         raise CheckpointError(f"{path} holds no vocabulary; download it again")
     if proto.trainer_spec.model_type != 2:
         raise CheckpointError(
-            f"{path} is a sentencepiece model of type {proto.trainer_spec.model_type}; "
-            "expected BPE (2)"
+            f"{path} is a sentencepiece model of type {proto.trainer_spec.model_type}; expected BPE (2)"
         )
     if proto.normalizer_spec.remove_extra_whitespaces:
         raise CheckpointError(
@@ -221,11 +195,8 @@ def _tiktoken(path: Path) -> dict[bytes, int]:
             ) from None
     if sorted(ranks.values()) != list(range(len(ranks))):
         raise CheckpointError(
-            f"{path}: {len(ranks)} tokens whose ranks are not 0 to {len(ranks) - 1}; "
-            "download it again"
+            f"{path}: {len(ranks)} tokens whose ranks are not 0 to {len(ranks) - 1}; download it again"
         )
     if any(bytes([byte]) not in ranks for byte in range(256)):
-        raise CheckpointError(
-            f"{path}: some single bytes are no tokens; expected a byte-level vocabulary"
-        )
+        raise CheckpointError(f"{path}: some single bytes are no tokens; expected a byte-level vocabulary")
     return ranks

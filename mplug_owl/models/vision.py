@@ -1,13 +1,11 @@
-"""f_V, the vision model: a CLIP-style ViT, with or without cls, with an optional temporal branch
-for video.
+"""f_V, the vision model: a CLIP-style ViT, with or without cls, with an optional temporal branch for video.
 
-One class covers every family: the image ViT, the same ViT with depthwise temporal convolutions
-between its layers (Owl video), and the ViT without cls whose 16 x 16 position table is resampled to
-the grid (Owl2.1). All tokens leave the encoder, cls included: the abstractor reads every one of
-them. This file knows nothing of language or of files on disk.
+One class covers every family: the image ViT, the same ViT with depthwise temporal convolutions between its layers (Owl
+video), and the ViT without cls whose 16 x 16 position table is resampled to the grid (Owl2.1). All tokens leave the
+encoder, cls included: the abstractor reads every one of them. This file knows nothing of language or of files on disk.
 
-Shapes: F frames (images, or videos x frames), T frames of one video, N tokens, P patches, C width,
-H heads, K head width, G grid side.
+Shapes: F frames (images, or videos x frames), T frames of one video, N tokens, P patches, C width, H heads, K head
+width, G grid side.
 """
 
 from typing import Any
@@ -43,9 +41,7 @@ class OwlVisionConfig(PreTrainedConfig):
     use_cls_token: bool = True
     use_post_layernorm: bool = True
     position_rows: int = 256
-    """Rows of the position table of a ViT without cls; resampled to the grid. With cls: one row
-    a token, unused.
-    """
+    """Rows of the position table of a ViT without cls; resampled to the grid. With cls: one row a token, unused."""
     temporal: bool = False
     """Adds the temporal branch of the video families."""
     initializer_range: float = 0.02
@@ -103,9 +99,7 @@ class VisionAttention(nn.Module):
     def forward(self, x_FNC: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         qkv = self.query_key_value(x_FNC).unflatten(-1, (self.num_heads, 3, -1)).transpose(1, 2)
         query_FHNK, key_FHNK, value_FHNK = qkv.unbind(3)
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention
-        )
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         out_FNHK, weights = attention(
             self,
             query_FHNK,
@@ -131,16 +125,13 @@ class VisionMLP(nn.Module):
 
 
 class TemporalBranch(nn.Module):
-    """Adds to each patch what the same patch shows one frame earlier and later; doubles cls, as
-    the original does.
-    """
+    """Adds to each patch what the same patch shows one frame earlier and later; doubles cls, as the original does."""
 
     def __init__(self, config: OwlVisionConfig) -> None:
         super().__init__()
         width, inner = config.hidden_size, config.hidden_size // 2
         self.ln = nn.LayerNorm(width, eps=1e-5)
-        # The published tensors are those of Conv3d; forward uses them as what they are, two linears
-        # and three taps.
+        # The published tensors are those of Conv3d; forward uses them as what they are, two linears and three taps.
         self.down_proj = nn.Conv3d(width, inner, 1)
         self.conv = nn.Conv3d(inner, inner, (3, 1, 1), padding=(1, 0, 0), groups=inner)
         self.up_proj = nn.Conv3d(inner, width, 1)
@@ -149,8 +140,7 @@ class TemporalBranch(nn.Module):
         x_BTNC = x_FNC.unflatten(0, (-1, num_frames))
         cls, patches = x_BTNC[:, :, : int(use_cls_token)], x_BTNC[:, :, int(use_cls_token) :]
         y = F.linear(self.ln(patches), self.down_proj.weight.flatten(1), self.down_proj.bias)
-        # float32 here: the original drops to float16 under bfloat16, which overflows to NaN for
-        # some videos.
+        # float32 here: the original drops to float16 under bfloat16, which overflows to NaN for some videos.
         y = y.to(torch.promote_types(y.dtype, torch.float32))
         past, now, future = self.conv.weight.to(y.dtype).flatten(1).unbind(1)
         before, after = F.pad(y, (0, 0, 0, 0, 1, 0))[:, :-1], F.pad(y, (0, 0, 0, 0, 0, 1))[:, 1:]
@@ -191,18 +181,14 @@ class VisionEmbeddings(nn.Module):
         self.pre_layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
     def positions(self) -> Tensor:
-        """The table as [N, C]; without cls it is resampled from its own square grid to the
-        image's.
-        """
+        """The table as [N, C]; without cls it is resampled from its own square grid to the image's."""
         table = self.position_embedding
         if self.config.use_cls_token:
             return table[0]
         side, grid = round(table.shape[0] ** 0.5), self.config.grid
         if side == grid:
             return table
-        square = table.to(torch.promote_types(table.dtype, torch.float32)).T.unflatten(
-            1, (side, side)
-        )[None]
+        square = table.to(torch.promote_types(table.dtype, torch.float32)).T.unflatten(1, (side, side))[None]
         square = F.interpolate(square, size=(grid, grid), mode="bicubic", align_corners=False)
         return square[0].flatten(1).T.to(table.dtype)
 
@@ -220,9 +206,7 @@ class VisionEmbeddings(nn.Module):
 
 
 class OwlVisionModel(PreTrainedModel):
-    """Pictures [F, 3, X, Y] to tokens [F, N, C]; `num_frames` > 1 says that each run of so many
-    is one video.
-    """
+    """Pictures [F, 3, X, Y] to tokens [F, N, C]; `num_frames` > 1 says that each run of so many is one video."""
 
     config: OwlVisionConfig
     main_input_name = "pixel_values"

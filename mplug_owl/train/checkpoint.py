@@ -1,9 +1,9 @@
 """Checkpoints of a run: written beside the training, whole or not at all, found again by number.
 
-A checkpoint is a folder `step-00000100` with shards of torch.distributed.checkpoint and a marker
-with everything that is no tensor. It is written under another name; the marker comes last and then
-the folder gets its name, so a folder with a marker is complete, whenever the power went. Any number
-of ranks can open it. What the tensors mean is not known here.
+A checkpoint is a folder `step-00000100` with shards of torch.distributed.checkpoint and a marker with everything that
+is no tensor. It is written under another name; the marker comes last and then the folder gets its name, so a folder
+with a marker is complete, whenever the power went. Any number of ranks can open it. What the tensors mean is not known
+here.
 """
 
 import json
@@ -41,8 +41,8 @@ class Saved:
 
 
 def _quiet() -> None:
-    """The library warns of a run with one process even where it was told that there is one; the
-    warning may come from a thread of its own, so the filter has to stay.
+    """The library warns of a run with one process even where it was told that there is one; the warning may come from
+    a thread of its own, so the filter has to stay.
     """
     warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
 
@@ -73,9 +73,7 @@ def restore(saved: Saved, tensors: dict[str, Any], world: World) -> None:
 class Checkpoints:
     """The checkpoints that one run writes. All ranks call the same methods at the same steps."""
 
-    def __init__(
-        self, folder: Path, keep: Keep, world: World, say: Callable[[str], None] = print
-    ) -> None:
+    def __init__(self, folder: Path, keep: Keep, world: World, say: Callable[[str], None] = print) -> None:
         self.folder, self.keep, self.world, self.say = folder, keep, world, say
         self.under_way: tuple[Future[Any], int, dict[str, Any]] | None = None
         self.failure: str | None = None
@@ -87,18 +85,13 @@ class Checkpoints:
             for rest in folder.glob("*.partial"):
                 shutil.rmtree(rest)
 
-    def save(
-        self, step: int, tensors: dict[str, Any], note: Mapping[str, Any], *, wait: bool = False
-    ) -> None:
+    def save(self, step: int, tensors: dict[str, Any], note: Mapping[str, Any], *, wait: bool = False) -> None:
         """Begin a checkpoint; training may go on once this returns. With `wait`, finish it."""
         self.finish()
         _quiet()
         try:
             future: Future[Any] = async_save(  # type: ignore[assignment]
-                tensors,
-                checkpoint_id=self._partial(step),
-                process_group=self.talk,
-                no_dist=self.world.size == 1,
+                tensors, checkpoint_id=self._partial(step), process_group=self.talk, no_dist=self.world.size == 1
             )
         except OSError as error:  # not even the folder could be made
             future = Future()

@@ -13,23 +13,15 @@ from mplug_owl.train.recipe import Recipe
 if TYPE_CHECKING:
     from mplug_owl.train.loop import Speed
 
-STOPPED = (
-    128 + 15
-)  # what a shell calls a process that SIGTERM ended: a scheduler may start it again
+STOPPED = 128 + 15  # what a shell calls a process that SIGTERM ended: a scheduler may start it again
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a shipped recipe or a TOML file")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="as optim.steps=100")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the run")
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print the resolved recipe and the plan, train nothing",
-    )
-    parser.add_argument(
-        "--new", action="store_true", help="refuse to go on with a run that DIR already holds"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the plan, train nothing")
+    parser.add_argument("--new", action="store_true", help="refuse to go on with a run that DIR already holds")
     parser.add_argument("--gpu", metavar="KIND", help="the GPU of the plan (default: the one here)")
 
 

@@ -1,7 +1,7 @@
 """What an accelerator can do: peak arithmetic, memory and bandwidth, from the makers' data sheets.
 
-Dense figures, without sparsity, of the SXM form where there are several. The plan divides by them;
-nothing here measures anything.
+Dense figures, without sparsity, of the SXM form where there are several. The plan divides by them; nothing here
+measures anything.
 """
 
 import os
@@ -29,15 +29,12 @@ class Accelerator:
         return int(usable * self.memory) - self.context
 
 
-def _row(
-    name: str, bf16: float, fp32: float, fp64: float, gib: float, gb_per_s: float
-) -> Accelerator:
+def _row(name: str, bf16: float, fp32: float, fp64: float, gib: float, gb_per_s: float) -> Accelerator:
     peak = {"bfloat16": bf16 * 1e12, "float32": fp32 * 1e12, "float64": fp64 * 1e12}
     return Accelerator(name, peak, int(gib * GIB), gb_per_s * 1e9)
 
 
-# TFLOP/s in bfloat16 (tensor cores), float32 (vector cores: TF32 is not switched on), float64;
-# GiB; GB/s.
+# TFLOP/s in bfloat16 (tensor cores), float32 (vector cores: TF32 is not switched on), float64; GiB; GB/s.
 _TABLE = (
     # NVIDIA A100 Tensor Core GPU data sheet (2021)
     _row("A100-40", 312, 19.5, 9.7, 39.4, 1555),
@@ -58,8 +55,8 @@ _TABLE = (
 def _cpu() -> Accelerator:
     """This machine: all of its memory, and a modest core's arithmetic times the cores it has.
 
-    Per core 400 GFLOP/s in bfloat16 (AVX512-BF16) and 100 in float32; older cores are slower, and
-    those with matrix units several times faster.
+    Per core 400 GFLOP/s in bfloat16 (AVX512-BF16) and 100 in float32; older cores are slower, and those with matrix
+    units several times faster.
     """
     cores = os.cpu_count() or 1
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

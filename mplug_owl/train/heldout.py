@@ -57,9 +57,7 @@ def loss(spread: Replicas | Shards, batches: Batches, world: World) -> float:
     return sum(spread.world.gather(float(total))) / max(targets, 1)
 
 
-def answers(
-    spread: Replicas | Shards, batches: Batches, processor: OwlProcessor, world: World
-) -> list[Answer]:
+def answers(spread: Replicas | Shards, batches: Batches, processor: OwlProcessor, world: World) -> list[Answer]:
     """What the owl says, greedily, to the first held-out prompts."""
     prompts: list[tuple[dict[str, Any], list[int]]] = []
     if world.is_first:
@@ -75,17 +73,10 @@ def answers(
     with spread.gathered() as owl, resting(owl):
         for inputs, wanted in prompts:
             there: dict[str, Any] = {
-                name: [video.to(world.device) for video in value]
-                if isinstance(value, list)
-                else value.to(world.device)
+                name: [video.to(world.device) for video in value] if isinstance(value, list) else value.to(world.device)
                 for name, value in inputs.items()
             }
-            made = owl.generate(
-                **there,
-                max_new_tokens=ANSWER_LENGTH,
-                do_sample=False,
-                return_dict_in_generate=False,
-            )
+            made = owl.generate(**there, max_new_tokens=ANSWER_LENGTH, do_sample=False, return_dict_in_generate=False)
             new = made[0, there["input_ids"].shape[1] :].tolist()
             texts = [
                 processor.decode(ids, skip_special_tokens=True)
@@ -96,9 +87,7 @@ def answers(
 
 
 def first_prompt(rows: Rows, processor: OwlProcessor) -> tuple[dict[str, Any], list[int]]:
-    """The first supervised row of a micro-batch up to its first answer, with the media it shows;
-    and that answer.
-    """
+    """The first supervised row of a micro-batch up to its first answer, with the media it shows; and that answer."""
     inputs = rows.inputs
     supervised = (rows.labels != IGNORED).any(dim=1).nonzero()
     row = int(supervised[0])
@@ -110,10 +99,7 @@ def first_prompt(rows: Rows, processor: OwlProcessor) -> tuple[dict[str, Any], l
     begin = start - int(positions[row, start]) if positions is not None else 0
     prompt: dict[str, Any] = {"input_ids": inputs["input_ids"][row, begin:start][None].cpu()}
     before = inputs["input_ids"][:row].flatten().tolist() + ids[:begin]
-    for name, token in (
-        ("pixel_values", processor.image_token_id),
-        ("pixel_values_videos", processor.video_token_id),
-    ):
+    for name, token in (("pixel_values", processor.image_token_id), ("pixel_values_videos", processor.video_token_id)):
         shown = _between(
             list(inputs.get(name, ())),
             before.count(token),
@@ -126,9 +112,7 @@ def first_prompt(rows: Rows, processor: OwlProcessor) -> tuple[dict[str, Any], l
     return prompt, ids[start:stop]
 
 
-def _between(
-    media: list[torch.Tensor], skip: int, take: int, length: int, by_frame: bool
-) -> list[torch.Tensor]:
+def _between(media: list[torch.Tensor], skip: int, take: int, length: int, by_frame: bool) -> list[torch.Tensor]:
     """The media that fill `take` positions after the first `skip`."""
     shown, at = [], 0
     for medium in media:

@@ -1,10 +1,9 @@
 """The training run, to be read from top to bottom: set up, restore, then step after step.
 
-A step is a window of micro-batches on all ranks. Its loss is the mean over all supervised tokens of
-the window, counted before the first backward, so it is the same however the window was cut. Random
-numbers of a step are seeded by its number, so the state of a run is its trained tensors, its
-optimizer and one integer. What trains is `stages`' business, who holds it `parallel`'s, what a
-batch is the data's.
+A step is a window of micro-batches on all ranks. Its loss is the mean over all supervised tokens of the window,
+counted before the first backward, so it is the same however the window was cut. Random numbers of a step are seeded by
+its number, so the state of a run is its trained tensors, its optimizer and one integer. What trains is `stages`'
+business, who holds it `parallel`'s, what a batch is the data's.
 """
 
 import dataclasses
@@ -69,21 +68,15 @@ def run(
 ) -> Result:
     """Carry out a recipe in folder `out`, going on from its newest complete checkpoint.
 
-    `open_owl` and `open_data` replace what the recipe names; the last argument of `open_data` asks
-    for the held-out data. Under torchrun every process calls this.
+    `open_owl` and `open_data` replace what the recipe names; the last argument of `open_data` asks for the held-out
+    data. Under torchrun every process calls this.
 
     Raises: ConfigError, DataError, CheckpointError; the newest checkpoint is then still whole.
     """
     world = join()
     try:
         training = Training(
-            recipe,
-            Path(out),
-            world,
-            resume,
-            open_owl or opening.open_owl,
-            open_data or opening.open_data,
-            speed,
+            recipe, Path(out), world, resume, open_owl or opening.open_owl, open_data or opening.open_data, speed
         )
         return training.run()
     finally:
@@ -146,10 +139,7 @@ class Training:
         """The checkpoint to go on from; on the first rank only, so an error is handed to all."""
         found = checkpoint.complete(self.out / CHECKPOINTS)
         if found and not resume:
-            return ConfigError(
-                f"{self.out} holds a run at step {found[-1].step}; give a new folder, or go on "
-                "with it"
-            )
+            return ConfigError(f"{self.out} holds a run at step {found[-1].step}; give a new folder, or go on with it")
         now = json.loads(settings.dump(self.recipe))
         if found:
             then = found[-1].note["recipe"]
@@ -173,8 +163,7 @@ class Training:
         then = Identity(**saved.note["base"])
         if (then.config, then.content) != (self.base.config, self.base.content):
             raise ConfigError(
-                f"{saved.path} was trained from {then}, but init gives {self.base}: start from the "
-                "same owl"
+                f"{saved.path} was trained from {then}, but init gives {self.base}: start from the same owl"
             )
         tensors = self.tensors()
         checkpoint.restore(saved, tensors, self.world)
@@ -246,17 +235,13 @@ class Training:
         useful = [i for i, targets in enumerate(window.micro_targets) if targets]
         for i in useful:
             micro = window.rows[i].to(self.world.device)
-            loss = self.spread.objective(
-                micro.inputs, micro.labels, window.calls[i], window.counts["targets"]
-            )
+            loss = self.spread.objective(micro.inputs, micro.labels, window.calls[i], window.counts["targets"])
             self.spread.backward(loss, is_last=i == useful[-1])
             losses[i] = loss.detach()
         self.spread.meet()
         norm = optim.clip(list(self.spread.trained.values()), self.recipe.optim.clip)
         loss = self.judge(window, {i: float(value) for i, value in losses.items()}, norm)
-        optim.set_rate(
-            self.optimizer, optim.rate(self.step, self.steps, self.recipe.optim, self.floor)
-        )
+        optim.set_rate(self.optimizer, optim.rate(self.step, self.steps, self.recipe.optim, self.floor))
         self.optimizer.step()
         self.spread.moved()
         return loss, norm
@@ -296,8 +281,8 @@ class Training:
         self.saved_step = self.step
 
     def evaluate(self) -> None:
-        """Held-out loss and answers, where they are due; neither touches the run's random numbers,
-        for each step seeds its own.
+        """Held-out loss and answers, where they are due; neither touches the run's random numbers, for each step seeds
+        its own.
         """
         if self.held_out is None:
             return

@@ -1,8 +1,8 @@
 """LoRA on the language model, and the adapter folder that a run with LoRA leaves behind.
 
-The folder holds everything the run changed: the LoRA matrices as peft writes them, every other
-trained parameter beside them, which base they belong to, the processor and the recipe. Reading it
-back is the business of `models/adapters.py`, which needs no recipe. When to save is not known here.
+The folder holds everything the run changed: the LoRA matrices as peft writes them, every other trained parameter
+beside them, which base they belong to, the processor and the recipe. Reading it back is the business of
+`models/adapters.py`, which needs no recipe. When to save is not known here.
 """
 
 import re
@@ -41,8 +41,7 @@ def apply(model: OwlForConditionalGeneration, wish: Lora, *, seed: int = 0) -> N
     for target in wish.targets:
         if target not in known:
             raise ConfigError(
-                f"lora.targets: {target!r} is no linear layer of this language model"
-                f"{did_you_mean(target, known)}"
+                f"lora.targets: {target!r} is no linear layer of this language model{did_you_mean(target, known)}"
             )
     config = LoraConfig(
         r=wish.rank,
@@ -58,11 +57,7 @@ def apply(model: OwlForConditionalGeneration, wish: Lora, *, seed: int = 0) -> N
 def linear_names(model: OwlForConditionalGeneration) -> set[str]:
     """What the linear layers of the language model are called, each by the end of its name."""
     decoder = model.model.language_model
-    return {
-        name.rpartition(".")[2]
-        for name, module in decoder.named_modules()
-        if isinstance(module, nn.Linear)
-    }
+    return {name.rpartition(".")[2] for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
 
 
 def save_adapter(
@@ -76,8 +71,8 @@ def save_adapter(
 ) -> None:
     """Write the adapter folder; one that is there already is replaced once the new one is whole.
 
-    `base` is `adapters.identity` of the model before `prepare`. `weights` are the trained
-    parameters by name; give them where the model's own are sharded.
+    `base` is `adapters.identity` of the model before `prepare`. `weights` are the trained parameters by name; give
+    them where the model's own are sharded.
 
     Raises:
         ConfigError: the model has no LoRA, so there is nothing an adapter could hold.

@@ -1,7 +1,7 @@
 """What a run says while it goes: metrics.jsonl, a progress bar or lines, and trackers if asked for.
 
-Every record is one JSON line with its step, written before the next step begins; a resumed run cuts
-the file back to its checkpoint, so no step is ever there twice. Nothing here computes a metric.
+Every record is one JSON line with its step, written before the next step begins; a resumed run cuts the file back to
+its checkpoint, so no step is ever there twice. Nothing here computes a metric.
 """
 
 import importlib
@@ -71,9 +71,7 @@ class Metrics:
         self.path = out / "metrics.jsonl"
         cut_back(self.path, step)
         self.file = self.path.open("a", encoding="utf-8")
-        self.bar = tqdm(
-            total=steps, initial=step, unit="step", disable=not sys.stderr.isatty(), smoothing=0.1
-        )
+        self.bar = tqdm(total=steps, initial=step, unit="step", disable=not sys.stderr.isatty(), smoothing=0.1)
 
     def write(self, step: int, record: Mapping[str, Any]) -> None:
         """One record of `step`; its numbers go to the trackers too."""
@@ -128,8 +126,7 @@ def _need(module: str, package: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         raise ConfigError(
-            f"log.trackers names {package}, which is not installed: pip install {package}, or "
-            "leave it out"
+            f"log.trackers names {package}, which is not installed: pip install {package}, or leave it out"
         ) from None
 
 

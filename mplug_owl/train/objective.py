@@ -1,8 +1,8 @@
 """The loss of one micro-batch, computed alike on every rank.
 
-Ranks that hold shards of one model must run the same modules in the same order, whatever rows they
-drew. So they agree on the vision calls of each micro-batch; a rank that has no picture for a call
-shows the owl a black one and multiplies it by zero. This file knows nothing of optimizers.
+Ranks that hold shards of one model must run the same modules in the same order, whatever rows they drew. So they agree
+on the vision calls of each micro-batch; a rank that has no picture for a call shows the owl a black one and multiplies
+it by zero. This file knows nothing of optimizers.
 
 Shapes: M media, T frames, S side of a picture, Q + 1 positions of one medium, D width.
 """
@@ -22,8 +22,8 @@ def _vision(owl: OwlForConditionalGeneration) -> OwlVisionConfig:
 
 
 def calls_of(owl: OwlForConditionalGeneration, inputs: Mapping[str, Any]) -> set[int]:
-    """Lengths in frames of the clips that the owl will see, one vision call for each: a picture is
-    a clip of one frame, and so is each frame of a video where there is no temporal branch.
+    """Lengths in frames of the clips that the owl will see, one vision call for each: a picture is a clip of one
+    frame, and so is each frame of a video where there is no temporal branch.
     """
     calls = set()
     images, videos = inputs.get("pixel_values"), inputs.get("pixel_values_videos")
@@ -42,35 +42,25 @@ class Objective(nn.Module):
         super().__init__()
         self.owl = owl
 
-    def forward(
-        self, inputs: Mapping[str, Any], labels: Tensor, calls: Sequence[int], targets: int
-    ) -> Tensor:
+    def forward(self, inputs: Mapping[str, Any], labels: Tensor, calls: Sequence[int], targets: int) -> Tensor:
         """Cross entropy summed over the labels of `inputs`, divided by `targets`."""
         rest = {k: v for k, v in inputs.items() if not k.startswith("pixel_values")}
         input_ids = rest.pop("input_ids")
         features, nothing = self.look(inputs, calls)
         embeds = self.owl.model.embed(input_ids, features)
         if nothing is not None:
-            # Here and not on the loss: where f_L is frozen, its backward then passes through the
-            # same layers on ranks with and without pictures.
+            # Here and not on the loss: where f_L is frozen, its backward then passes through the same layers on ranks
+            # with and without pictures.
             embeds = embeds + nothing
         if getattr(self.owl.model.language_model, "takes_visual_index", False):
             rest["visual_index"] = self.owl.model.visual_index(input_ids, features)
         loss: Tensor = self.owl(
-            **rest,
-            inputs_embeds=embeds,
-            labels=labels,
-            num_items_in_batch=targets,
-            use_cache=False,
+            **rest, inputs_embeds=embeds, labels=labels, num_items_in_batch=targets, use_cache=False
         ).loss
         return loss
 
-    def look(
-        self, inputs: Mapping[str, Any], calls: Sequence[int]
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """What f_V and f_K make of all media, by modality [M, Q + 1, D]; and zero times what was
-        shown for nothing.
-        """
+    def look(self, inputs: Mapping[str, Any], calls: Sequence[int]) -> tuple[dict[str, Tensor], Tensor | None]:
+        """What f_V and f_K make of all media, by modality [M, Q + 1, D]; and zero times what was shown for nothing."""
         clips = self.clips(inputs)
         summaries: dict[int, Tensor] = {}
         nothing: Tensor | None = None
@@ -104,8 +94,5 @@ class Objective(nn.Module):
         else:
             side = _vision(self.owl).image_size
             pixels = torch.zeros(1, frames, 3, side, side, device=self.owl.device)
-        if frames == 1:
-            seen = self.owl.get_image_features(pixels[:, 0])
-        else:
-            seen = self.owl.get_video_features(pixels)
+        seen = self.owl.get_image_features(pixels[:, 0]) if frames == 1 else self.owl.get_video_features(pixels)
         return seen.pooler_output

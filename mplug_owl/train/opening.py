@@ -1,7 +1,7 @@
 """From a recipe to an owl, its processor and its data, on every rank.
 
-Only the first rank reads weights; the others make the same owl without any, on the meta device, and
-are handed their share later. So a run needs room for one copy, however many ranks share a machine.
+Only the first rank reads weights; the others make the same owl without any, on the meta device, and are handed their
+share later. So a run needs room for one copy, however many ranks share a machine.
 """
 
 from collections.abc import Callable
@@ -41,8 +41,8 @@ def open_owl(recipe: Recipe) -> Opened:
 def on_all_ranks(
     recipe: Recipe, opener: Callable[[Recipe], Opened], world: World
 ) -> tuple[OwlForConditionalGeneration, OwlProcessor, Identity]:
-    """The owl as `opener` gives it on the first rank, and its identity before anything is trained;
-    on the others the same owl without weights.
+    """The owl as `opener` gives it on the first rank, and its identity before anything is trained; on the others the
+    same owl without weights.
     """
     if world.is_first:
         owl, processor = opener(recipe)
@@ -55,9 +55,7 @@ def on_all_ranks(
     return owl, processor, base
 
 
-def open_data(
-    recipe: Recipe, processor: OwlProcessor, world: World, held_out: bool
-) -> Loader | None:
+def open_data(recipe: Recipe, processor: OwlProcessor, world: World, held_out: bool) -> Loader | None:
     """This rank's batches of the recipe's sources, or of its held-out sources; None without any."""
     data, batch = recipe.data, recipe.batch
     sources = data.held_out if held_out else data.sources

@@ -1,8 +1,8 @@
 """AdamW, the learning rate of a step, and clipping.
 
-The rate is a pure function of the step, so nothing of it is ever saved. The optimizer's state is
-read and written by parameter name, for checkpoints that any number of ranks can open. What trains
-and how it is spread over ranks is decided elsewhere.
+The rate is a pure function of the step, so nothing of it is ever saved. The optimizer's state is read and written by
+parameter name, for checkpoints that any number of ranks can open. What trains and how it is spread over ranks is
+decided elsewhere.
 """
 
 import math
@@ -32,14 +32,10 @@ def rate(step: int, steps: int, optim: Optim, floor: float = 0.0) -> float:
 
 
 def floor_share(groups: Sequence[Mapping[str, Any]], optim: Optim) -> float:
-    """`min_lr` as a share of the largest learning rate; every module stops at this share of its own
-    rate.
-    """
+    """`min_lr` as a share of the largest learning rate; every module stops at this share of its own rate."""
     largest = max(group["lr"] for group in groups)
     if optim.min_lr > largest:
-        raise ConfigError(
-            f"optim.min_lr={optim.min_lr} is above the largest learning rate, {largest}: lower it"
-        )
+        raise ConfigError(f"optim.min_lr={optim.min_lr} is above the largest learning rate, {largest}: lower it")
     return optim.min_lr / largest if largest else 0.0
 
 
@@ -55,8 +51,7 @@ def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 def clip(parameters: Sequence[Tensor], limit: float) -> float:
-    """Scale all gradients so that their norm together is at most `limit` (0: leave them); the norm
-    before that.
+    """Scale all gradients so that their norm together is at most `limit` (0: leave them); the norm before that.
 
     Gradients that are sharded count with all their shards, so every rank gets the same number.
     """
@@ -71,8 +66,8 @@ def clip(parameters: Sequence[Tensor], limit: float) -> float:
 
 
 def state(optimizer: torch.optim.Optimizer, names: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The optimizer's tensors by parameter name, made if there was no step yet; reading into them
-    restores the optimizer.
+    """The optimizer's tensors by parameter name, made if there was no step yet; reading into them restores the
+    optimizer.
     """
     for parameter in names.values():
         if not optimizer.state[parameter]:

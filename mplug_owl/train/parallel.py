@@ -1,10 +1,9 @@
 """One owl on one process or many: who holds what, and how gradients meet.
 
-`join` makes this process part of the run that torchrun started. `arrange` spreads an owl: every
-rank a whole copy (`Replicas`) or every rank a shard of each tensor (`Shards`, FSDP2). Both keep
-trained parameters and their gradients in full precision and let the owl compute in the recipe's;
-both sum gradients over ranks. The order is: freeze and adapters (stages.py), activation
-checkpointing, compile, spread, optimizer. Nothing here knows data or steps.
+`join` makes this process part of the run that torchrun started. `arrange` spreads an owl: every rank a whole copy
+(`Replicas`) or every rank a shard of each tensor (`Shards`, FSDP2). Both keep trained parameters and their gradients
+in full precision and let the owl compute in the recipe's; both sum gradients over ranks. The order is: freeze and
+adapters (stages.py), activation checkpointing, compile, spread, optimizer. Nothing here knows data or steps.
 """
 
 import os
@@ -84,10 +83,7 @@ def layers(owl: nn.Module) -> list[nn.Module]:
 
 
 def arrange(
-    owl: OwlForConditionalGeneration,
-    groups: Sequence[Mapping[str, Any]],
-    compute: Compute,
-    world: World,
+    owl: OwlForConditionalGeneration, groups: Sequence[Mapping[str, Any]], compute: Compute, world: World
 ) -> "Replicas | Shards":
     """Spread an owl over the ranks. Only the first rank's weights count: others may be on meta."""
     names = {id(parameter): name for name, parameter in owl.named_parameters()}
@@ -135,8 +131,8 @@ def tensors_of(owl: nn.Module) -> dict[str, Tensor]:
 
 
 def hand_out(owl: nn.Module, whole: Mapping[str, Tensor], world: World) -> None:
-    """Give every tensor of the owl its value, or this rank's shard of it, from `whole` of the first
-    rank; one tensor after the other, so nobody needs room for two copies.
+    """Give every tensor of the owl its value, or this rank's shard of it, from `whole` of the first rank; one tensor
+    after the other, so nobody needs room for two copies.
     """
     forms = world.broadcast({n: (tuple(t.shape), t.dtype) for n, t in whole.items()})
 
@@ -157,19 +153,15 @@ def hand_out(owl: nn.Module, whole: Mapping[str, Tensor], world: World) -> None:
 
 
 class Replicas:
-    """Every rank holds the whole owl. The owl's own parameters have the compute dtype; beside them
-    stand the trained values in full precision, which the optimizer moves, with gradients that are
-    added up in full precision in a few flat buffers, one all-reduce each.
+    """Every rank holds the whole owl. The owl's own parameters have the compute dtype; beside them stand the trained
+    values in full precision, which the optimizer moves, with gradients that are added up in full precision in a few
+    flat buffers, one all-reduce each.
 
     No hook waits for a particular parameter, so a rank may leave any of them unused.
     """
 
     def __init__(
-        self,
-        objective: Objective,
-        groups: Sequence[Mapping[str, Any]],
-        compute: Compute,
-        world: World,
+        self, objective: Objective, groups: Sequence[Mapping[str, Any]], compute: Compute, world: World
     ) -> None:
         self.objective, self.world = objective, world
         self.owl = objective.owl
@@ -286,11 +278,7 @@ class Shards:
     """
 
     def __init__(
-        self,
-        objective: Objective,
-        groups: Sequence[Mapping[str, Any]],
-        compute: Compute,
-        world: World,
+        self, objective: Objective, groups: Sequence[Mapping[str, Any]], compute: Compute, world: World
     ) -> None:
         self.objective, self.world = objective, world
         self.owl = objective.owl
@@ -312,9 +300,7 @@ class Shards:
 
     def backward(self, loss: Tensor, is_last: bool) -> None:
         """Gradients are summed at once, so that no rank ever holds whole ones."""
-        torch.autograd.backward(
-            loss * self.world.size
-        )  # FSDP takes the mean over ranks; the loss is a share
+        torch.autograd.backward(loss * self.world.size)  # FSDP takes the mean over ranks; the loss is a share
 
     def meet(self) -> None:
         for parameter in self.trained.values():
@@ -340,8 +326,7 @@ class Shards:
         # A tied tensor is written once: gathered twice it would no longer be seen to be one.
         kept = {name: t for name, t in state.items() if name in once or name not in every}
         return {
-            name: tensor.to(self.dtype) if name in once else tensor
-            for name, tensor in self._collected(kept).items()
+            name: tensor.to(self.dtype) if name in once else tensor for name, tensor in self._collected(kept).items()
         }
 
     def _collected(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """The plan before the run: what a recipe trains, computes, keeps in memory, and how long it takes.
 
-`plan` builds the recipe's model without weights, rehearses one full micro-batch and scales that to
-the step, the GPU and the run. It reads no data: rows count as full, so memory and time are upper
-bounds; the doctor tells how full they are. `str(plan)` is what `owl plan` prints.
+`plan` builds the recipe's model without weights, rehearses one full micro-batch and scales that to the step, the GPU
+and the run. It reads no data: rows count as full, so memory and time are upper bounds; the doctor tells how full they
+are. `str(plan)` is what `owl plan` prints.
 """
 
 import argparse
@@ -42,8 +42,9 @@ class Setting:
     gpus: int = 1
     gpu: str = "H200"
     mfu: float = 0.4
-    """Share of the peak that the model's own FLOPs reach; those that checkpointing computes a
-    second time come on top, at the same speed."""
+    """Share of the peak that the model's own FLOPs reach; those that checkpointing computes a second time come on top,
+    at the same speed.
+    """
     length: int | None = None
     """Positions of a row; the recipe's longest unless given."""
     media: int | None = None
@@ -207,9 +208,7 @@ def _configuration(init: Init) -> OwlConfig:
     absent: dict[str, Any] = dict.fromkeys(_absent(init))
     init = replace(init, **absent)
     if init.start is None:
-        return parts.configuration(
-            init.family, vision=init.vision, language=init.language, image_size=init.image_size
-        )
+        return parts.configuration(init.family, vision=init.vision, language=init.language, image_size=init.image_size)
     folder = Path(init.start)
     raw = read_config(folder)
     native = raw["model_type"] == OwlConfig.model_type
@@ -243,8 +242,7 @@ def _shape(recipe: Recipe, setting: Setting, config: OwlConfig) -> Shape:
         media = min(recipe.data.images_per_row if recipe.data.pack else 1, room)
     if media > room:
         raise ConfigError(
-            f"media={media} of {positions} positions each do not fit into length={length}: "
-            f"give at most {room}"
+            f"media={media} of {positions} positions each do not fit into length={length}: give at most {room}"
         )
     rows = min(recipe.batch.micro, ceil(recipe.batch.size / setting.gpus))
     return Shape(rows, length, media, frames, recipe.data.pack)
@@ -285,8 +283,8 @@ def _steps(recipe: Recipe, setting: Setting) -> int | None:
 def _remedy(recipe: Recipe, setting: Setting) -> Remedy:
     """The cheapest change that fits, with the largest micro-batch it allows; else what is closest.
 
-    Smaller micro-batches cost next to nothing, sharding costs traffic, activation checkpointing a
-    third more arithmetic, further GPUs money.
+    Smaller micro-batches cost next to nothing, sharding costs traffic, activation checkpointing a third more
+    arithmetic, further GPUs money.
     """
 
     def attempt(micro: int, change: tuple[str, ...], gpus: int = setting.gpus) -> Remedy:
@@ -329,12 +327,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="as optim.steps=100")
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="all machines together")
     parser.add_argument("--gpu", default="H200", metavar="KIND", help=f"{known} (default: H200)")
-    parser.add_argument(
-        "--mfu", type=float, default=0.4, help="expected share of the peak (default: 0.4)"
-    )
-    parser.add_argument(
-        "--length", type=int, metavar="N", help="positions of a row (default: full)"
-    )
+    parser.add_argument("--mfu", type=float, default=0.4, help="expected share of the peak (default: 0.4)")
+    parser.add_argument("--length", type=int, metavar="N", help="positions of a row (default: full)")
     parser.add_argument("--media", type=int, metavar="N", help="pictures or videos of a row")
     parser.add_argument("--frames", type=int, default=1, metavar="N", help="frames of a video")
     parser.add_argument("--epoch-rows", type=int, metavar="N", help="rows of an epoch")
@@ -345,8 +339,7 @@ def run(arguments: argparse.Namespace) -> int:
     """`owl plan`: exit status 0 where the run fits, 1 where it does not."""
     names = [field.name for field in dataclasses.fields(Setting)]
     made = plan(
-        recipes.load(arguments.recipe, tuple(arguments.overrides)),
-        **{name: getattr(arguments, name) for name in names},
+        recipes.load(arguments.recipe, tuple(arguments.overrides)), **{name: getattr(arguments, name) for name in names}
     )
     print(made.to_json() if arguments.json else made, end="" if arguments.json else "\n")
     return 0 if made.fits else 1

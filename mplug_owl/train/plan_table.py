@@ -127,7 +127,5 @@ def _run(plan: "Plan") -> list[str]:
         _row("positions", (f"{plan.positions:,}",), "   media included"),
         _row("pictures and videos", (f"{plan.media:,}",)),
         _row("FLOP", (f"{total:.3g}",), "   without recomputation"),
-        _row(
-            "hours", (f"{plan.hours:,.1f}",), f"   {plan.hours * plan.setting.gpus:,.0f} GPU-hours"
-        ),
+        _row("hours", (f"{plan.hours:,.1f}",), f"   {plan.hours * plan.setting.gpus:,.0f} GPU-hours"),
     ]

@@ -1,7 +1,7 @@
 """A recipe: one complete run as frozen dataclasses, read from one TOML file.
 
-Each field says below what it means. Cross-field rules stand in `__post_init__`, each naming both
-fields and both values. How a recipe is carried out is written in `stages.py` and `loop.py`.
+Each field says below what it means. Cross-field rules stand in `__post_init__`, each naming both fields and both
+values. How a recipe is carried out is written in `stages.py` and `loop.py`.
 """
 
 from dataclasses import dataclass, field
@@ -45,8 +45,9 @@ class Source:
     path: str
     """File, glob or folder."""
     weight: float | None = None
-    """Share in the mixture, relative to the other sources; given for all or for none. Without
-    weights every row comes once an epoch."""
+    """Share in the mixture, relative to the other sources; given for all or for none. Without weights every row comes
+    once an epoch.
+    """
     format: str | None = None
     """Record format; recognised if not given."""
     image_root: str | None = None
@@ -127,16 +128,13 @@ class Batch:
 
     def __post_init__(self) -> None:
         if self.size % self.micro:
-            raise ConfigError(
-                f"batch.size={self.size} is not a multiple of batch.micro={self.micro}"
-            )
+            raise ConfigError(f"batch.size={self.size} is not a multiple of batch.micro={self.micro}")
 
 
 @dataclass(frozen=True)
 class Compute:
     dtype: Literal["bfloat16", "float32", "float64"] = "bfloat16"
-    """Compute and frozen weights; trained parameters and their optimizer state stay float32 (or
-    float64)."""
+    """Compute and frozen weights; trained parameters and their optimizer state stay float32 (or float64)."""
     parallel: Literal["ddp", "fsdp", "hsdp"] = "ddp"
     shard_group: int | None = None
     """Ranks that share one copy under hsdp."""

@@ -1,10 +1,9 @@
 """A dress rehearsal of one micro-batch: the real model runs forward and backward without data.
 
-Its tensors are fake: they have shapes, dtypes and lifetimes, but no memory and no values, so an owl
-of any size takes seconds on any machine. Each operation that passes is counted: its FLOPs, and the
-bytes that it makes and lets go. Nothing is derived from formulas about layers, so whatever the
-model does (freezing, LoRA, activation checkpointing, a new family) is in the numbers. What a step,
-a run or a GPU is, this file does not know.
+Its tensors are fake: they have shapes, dtypes and lifetimes, but no memory and no values, so an owl of any size takes
+seconds on any machine. Each operation that passes is counted: its FLOPs, and the bytes that it makes and lets go.
+Nothing is derived from formulas about layers, so whatever the model does (freezing, LoRA, activation checkpointing, a
+new family) is in the numbers. What a step, a run or a GPU is, this file does not know.
 """
 
 import weakref
@@ -30,9 +29,8 @@ from mplug_owl.train.parallel import rebuild, training_mode
 PARTS = ("vision", "abstractor", "language", "head")
 
 aten = torch.ops.aten
-# Everything else that has a FLOP formula is a linear layer or a convolution. Attention without a
-# fused kernel is two batched products; no layer of an owl makes one for another purpose but the
-# rotary angles, which weigh nothing.
+# Everything else that has a FLOP formula is a linear layer or a convolution. Attention without a fused kernel is two
+# batched products; no layer of an owl makes one for another purpose but the rotary angles, which weigh nothing.
 _BATCHED_PRODUCTS = {aten.bmm, aten.baddbmm}
 
 
@@ -63,11 +61,7 @@ class Work:
         return self.forward + self.backward + self.recompute
 
     def __add__(self, other: "Work") -> "Work":
-        return Work(
-            self.forward + other.forward,
-            self.backward + other.backward,
-            self.recompute + other.recompute,
-        )
+        return Work(self.forward + other.forward, self.backward + other.backward, self.recompute + other.recompute)
 
     def scaled(self, factor: float) -> "Work":
         return Work(*(round(factor * n) for n in (self.forward, self.backward, self.recompute)))
@@ -82,13 +76,12 @@ class Trace:
     attention: dict[str, Work]
     """FLOPs of attention by part: scores and weighted sums, masked positions included."""
     peak: dict[str, int]
-    """Bytes by kind at the moment when most were alive: all that comes and goes with a micro-batch.
-    """
+    """Bytes by kind at the moment when most were alive: all that comes and goes with a micro-batch."""
 
 
 def rehearse(model: OwlForConditionalGeneration, shape: Shape, dtype: torch.dtype) -> Trace:
-    """Run one micro-batch through `model`, which computes in `dtype` and passes each gradient on as
-    soon as it has arrived, as in a run. The model is left with fake tensors: build it for this.
+    """Run one micro-batch through `model`, which computes in `dtype` and passes each gradient on as soon as it has
+    arrived, as in a run. The model is left with fake tensors: build it for this.
     """
     with FakeTensorMode(), _Recorder() as recorder:
         recorder.part = "weights"
@@ -134,9 +127,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.kinds: dict[int, str] = {}
         """Kind of every live storage, by identity."""
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         self.count(func.overloadpacket, args, kwargs or {}, out)
         kind = self.kind()
@@ -170,9 +161,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.flops["attention", self.part, phase] += flops
         elif packet in flop_registry:
             what = "attention" if packet in _BATCHED_PRODUCTS else "linear"
-            self.flops[what, self.part, phase] += flop_registry[packet](
-                *args, **kwargs, out_val=out
-            )
+            self.flops[what, self.part, phase] += flop_registry[packet](*args, **kwargs, out_val=out)
 
     def hold(self, tensor: Tensor, kind: str) -> None:
         """Count the bytes of a storage not seen before, until it dies."""
@@ -204,9 +193,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def trace(self) -> Trace:
         def work(what: str, part: str) -> Work:
-            return Work(
-                *(self.flops[what, part, phase] for phase in ("forward", "backward", "recompute"))
-            )
+            return Work(*(self.flops[what, part, phase] for phase in ("forward", "backward", "recompute")))
 
         return Trace(
             linear={part: work("linear", part) for part in PARTS},
@@ -264,8 +251,8 @@ def _inputs(config: OwlConfig, shape: Shape) -> dict[str, Tensor]:
 
 
 def _loss(model: OwlForConditionalGeneration, shape: Shape, inputs: dict[str, Tensor]) -> Tensor:
-    """The loss as the run computes it, but for one thing: media are merged by an index, not by
-    comparing ids, which fake tensors, having no values, cannot do.
+    """The loss as the run computes it, but for one thing: media are merged by an index, not by comparing ids, which
+    fake tensors, having no values, cannot do.
     """
     owl = model.model
     features, _ = Objective(model).look(inputs, sorted(calls_of(model, inputs)))

@@ -1,7 +1,7 @@
 """What lies in a GPU's memory whatever the batch: weights, optimizer state, gathered layers.
 
-Weights come from a model on the meta device, in the dtypes the run gives them. What a forward pass
-leaves behind is not known here.
+Weights come from a model on the meta device, in the dtypes the run gives them. What a forward pass leaves behind is
+not known here.
 """
 
 from collections.abc import Iterable
@@ -55,9 +55,8 @@ def _plain(dtype: torch.dtype) -> str:
 
 
 def _gathered(model: nn.Module, itemsize: int) -> int:
-    """Bytes of whole weights and gradients under sharding. What belongs to no layer stays gathered
-    for the step; of the layers there are the weights of two (one is fetched ahead) and the
-    gradients of one.
+    """Bytes of whole weights and gradients under sharding. What belongs to no layer stays gathered for the step; of
+    the layers there are the weights of two (one is fetched ahead) and the gradients of one.
     """
     units = [list(layer.parameters()) for layer in layers(model)]
     inside = {weight for unit in units for weight in unit}
@@ -67,8 +66,8 @@ def _gathered(model: nn.Module, itemsize: int) -> int:
 
 
 def _whole(group: Iterable[nn.Parameter], itemsize: int) -> tuple[int, int]:
-    """Bytes of the weights in the compute dtype; of the gradients in that dtype and, on their way
-    to the shards, in the trained one.
+    """Bytes of the weights in the compute dtype; of the gradients in that dtype and, on their way to the shards, in
+    the trained one.
     """
     weights = list(group)
     gradients = sum(w.numel() * (itemsize + w.itemsize) for w in weights if w.requires_grad)

@@ -1,7 +1,7 @@
 """What a finished run leaves behind: a whole owl in `final`, or an adapter folder in `adapter`.
 
-Both carry the processor and the recipe, and both are written under another name first, so a folder
-of that name is whole.
+Both carry the processor and the recipe, and both are written under another name first, so a folder of that name is
+whole.
 """
 
 import shutil
@@ -15,13 +15,7 @@ from mplug_owl.train.parallel import Replicas, Shards
 from mplug_owl.train.recipe import Recipe
 
 
-def save(
-    spread: Replicas | Shards,
-    processor: OwlProcessor,
-    recipe: Recipe,
-    out: Path,
-    base: Identity,
-) -> Path:
+def save(spread: Replicas | Shards, processor: OwlProcessor, recipe: Recipe, out: Path, base: Identity) -> Path:
     """Write the result and return its folder. All ranks take part, the first one writes.
 
     An adapter keeps the trained values in full precision; a whole owl has the compute dtype.
@@ -30,14 +24,7 @@ def save(
     if recipe.lora is not None:
         weights = spread.trained_whole()
         if spread.world.is_first:
-            lora.save_adapter(
-                spread.owl,
-                folder,
-                recipe=recipe,
-                processor=processor,
-                base=base,
-                weights=weights,
-            )
+            lora.save_adapter(spread.owl, folder, recipe=recipe, processor=processor, base=base, weights=weights)
         return folder
     state = spread.state_whole()
     if spread.world.is_first:

@@ -1,8 +1,8 @@
 """What a stage trains: the modules its recipe names, and nothing else.
 
-`prepare` freezes an owl, adds LoRA where the recipe asks for it, settles the dtypes and returns the
-optimizer's parameter groups. `check_promise` holds the result against the recipe and `table` shows
-it. How gradients come about and what an optimizer does with a group, this file does not know.
+`prepare` freezes an owl, adds LoRA where the recipe asks for it, settles the dtypes and returns the optimizer's
+parameter groups. `check_promise` holds the result against the recipe and `table` shows it. How gradients come about
+and what an optimizer does with a group, this file does not know.
 """
 
 import re
@@ -34,9 +34,9 @@ def module_of(name: str) -> str:
 def prepare(model: OwlForConditionalGeneration, recipe: Recipe) -> list[dict[str, Any]]:
     """Make `model` train what `recipe` says; return the optimizer's parameter groups.
 
-    Trained parameters become float32 (float64 under float64), frozen ones the compute dtype. Works
-    on the meta device too. What replaces parameters afterwards, such as sharding, makes the groups
-    stale: ask `parameter_groups` for new ones then.
+    Trained parameters become float32 (float64 under float64), frozen ones the compute dtype. Works on the meta device
+    too. What replaces parameters afterwards, such as sharding, makes the groups stale: ask `parameter_groups` for new
+    ones then.
     """
     if recipe.lora is not None:
         lora.apply(model, recipe.lora, seed=recipe.seed)

@@ -1,8 +1,8 @@
 """One step's rows on this rank, and what all ranks agree about them before the first forward.
 
-The loss is a mean over the whole window on all ranks, and ranks that hold shards of one owl must
-make the same vision calls; so the counts and the calls are gathered first. Where the data of one
-rank fail, all ranks raise, and none waits for ever.
+The loss is a mean over the whole window on all ranks, and ranks that hold shards of one owl must make the same vision
+calls; so the counts and the calls are gathered first. Where the data of one rank fail, all ranks raise, and none waits
+for ever.
 """
 
 from collections.abc import Sequence

@@ -16,12 +16,7 @@ from PIL import Image
 import mplug_owl
 from mplug_owl.cli import main
 
-COLOURS = {
-    "red": (220, 30, 30),
-    "green": (30, 180, 50),
-    "blue": (40, 60, 220),
-    "white": (250, 250, 250),
-}
+COLOURS = {"red": (220, 30, 30), "green": (30, 180, 50), "blue": (40, 60, 220), "white": (250, 250, 250)}
 QUESTION = "colour?"
 BATCH = """
 [optim]
@@ -145,9 +140,7 @@ def accuracy(owl: mplug_owl.Owl, *, grey: bool) -> float:
     right = 0
     for index in range(20):
         colour = list(COLOURS)[index % len(COLOURS)]
-        image = (
-            Image.new("RGB", (64, 48), (128, 128, 128)) if grey else picture(colour, 5000 + index)
-        )
+        image = Image.new("RGB", (64, 48), (128, 128, 128)) if grey else picture(colour, 5000 + index)
         answer = owl.chat(QUESTION, images=[image], max_new_tokens=8, template="training")
         right += answer.strip() == colour
     return right / 20
@@ -171,9 +164,7 @@ def test_two_stages_then_merge_and_chat(tmp_path: Path, capsys: pytest.CaptureFi
 
     chats = write_chats(tmp_path, 64)
     start = tmp_path / "stage1" / "final"
-    (tmp_path / "instruct.toml").write_text(
-        INSTRUCT.format(start=start, data=chats) + BATCH.format(steps=150)
-    )
+    (tmp_path / "instruct.toml").write_text(INSTRUCT.format(start=start, data=chats) + BATCH.format(steps=150))
     assert main(["train", str(tmp_path / "instruct.toml"), "--out", str(tmp_path / "stage2")]) == 0
 
     adapter = tmp_path / "stage2" / "adapter"
@@ -183,15 +174,7 @@ def test_two_stages_then_merge_and_chat(tmp_path: Path, capsys: pytest.CaptureFi
 
     assert main(["merge", str(adapter), str(tmp_path / "merged")]) == 0
     picture("blue", 9999).save(tmp_path / "ask.png")
-    ask = [
-        "chat",
-        str(tmp_path / "ask.png"),
-        QUESTION,
-        "--max-new-tokens",
-        "8",
-        "--template",
-        "training",
-    ]
+    ask = ["chat", str(tmp_path / "ask.png"), QUESTION, "--max-new-tokens", "8", "--template", "training"]
     answers = []
     for words in (["--adapter", str(adapter)], ["--model", str(tmp_path / "merged")]):
         capsys.readouterr()

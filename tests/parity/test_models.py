@@ -41,9 +41,7 @@ class Case:
     def __init__(self, family: str, name: str) -> None:
         self.folder = FOLDER / family
         self.raw = json.loads((self.folder / "config.json").read_text())
-        self.model = AutoModelForImageTextToText.from_pretrained(
-            self.folder, dtype=torch.float32
-        ).eval()
+        self.model = AutoModelForImageTextToText.from_pretrained(self.folder, dtype=torch.float32).eval()
         self.given = self.tensors("inputs", name)
         self.want = self.tensors("expected", name)
         self.flat = self.raw["model_type"].startswith("mplug_owl2")
@@ -68,9 +66,7 @@ class Case:
         """
         config = self.model.config
         if not self.flat:
-            return rows.where(rows != -1, config.image_token_id).where(
-                rows != -2, config.video_token_id
-            )
+            return rows.where(rows != -1, config.image_token_id).where(rows != -2, config.video_token_id)
         image = [config.image_token_id] * config.media_length
         lists = [[i for t in row for i in (image if t == -200 else [t])] for row in rows.tolist()]
         length = max(map(len, lists))
@@ -90,9 +86,7 @@ class Case:
 
     def features(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         media = self.media(rows)
-        return self.model.model.media_features(
-            media.get("pixel_values"), media.get("pixel_values_videos"), None
-        )
+        return self.model.model.media_features(media.get("pixel_values"), media.get("pixel_values_videos"), None)
 
 
 def close(got: torch.Tensor, want: torch.Tensor, mask: torch.Tensor | None = None) -> None:
@@ -110,9 +104,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     return Case(family, name)
 
 
-pytestmark = pytest.mark.parametrize(
-    "case", cases(), indirect=True, ids=lambda pair: "-".join(pair), scope="module"
-)
+pytestmark = pytest.mark.parametrize("case", cases(), indirect=True, ids=lambda pair: "-".join(pair), scope="module")
 
 
 @torch.inference_mode()
@@ -131,16 +123,10 @@ def test_video_features(case: Case) -> None:
     if case.videos is None or "generate_abstractor_output.0" not in case.want:
         pytest.skip("no video tapped")
     vision, frames = case.model.model.vision, case.videos.shape[1]
-    close(
-        vision.embeddings(case.videos.flatten(0, 1)),
-        case.want["generate_vision_embeddings.0"].flatten(0, 1),
-    )
+    close(vision.embeddings(case.videos.flatten(0, 1)), case.want["generate_vision_embeddings.0"].flatten(0, 1))
     tokens = vision(case.videos.flatten(0, 1), num_frames=frames).last_hidden_state
     close(tokens, case.want["generate_vision_last_hidden_state.0"].flatten(0, 1))
-    close(
-        case.model.get_video_features(case.videos).pooler_output,
-        case.want["generate_abstractor_output.0"],
-    )
+    close(case.model.get_video_features(case.videos).pooler_output, case.want["generate_abstractor_output.0"])
 
 
 @torch.inference_mode()
@@ -156,9 +142,7 @@ def test_training_forward(case: Case) -> None:
     close(out.loss.reshape(1), want["loss"])
     if "inputs_embeds" in want:
         close(case.model.model.embed(ids, case.features(rows)), want["inputs_embeds"], mask)
-    if "modality_indicators" in want and getattr(
-        case.model.model.language_model, "takes_visual_index", False
-    ):
+    if "modality_indicators" in want and getattr(case.model.model.language_model, "takes_visual_index", False):
         index = case.model.model.visual_index(ids, case.features(rows))
         visual = torch.zeros(ids.numel(), dtype=torch.long)
         visual[index if index is not None else []] = 1

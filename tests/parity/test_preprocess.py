@@ -20,13 +20,7 @@ from mplug_owl.models.image_processor import OwlImageProcessorPil
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(os.environ.get("OWL_GOLDEN_DIR", ROOT.parent / "shared" / "golden")) / "preprocess"
-ASPECTS = {
-    "owl": "square",
-    "owl_video_image": "crop",
-    "owl2.resize": "resize",
-    "owl2.pad": "pad",
-    "owl2.none": "crop",
-}
+ASPECTS = {"owl": "square", "owl_video_image": "crop", "owl2.resize": "resize", "owl2.pad": "pad", "owl2.none": "crop"}
 PNG_TOLERANCE, JPEG_TOLERANCE = 2e-3, 0.02  # as the manifest says
 
 if not (GOLDEN / "manifest.json").is_file():

@@ -29,12 +29,7 @@ if not (GOLDEN / "goldens.json").is_file():
     pytest.skip(f"{GOLDEN} holds no tokenizer vectors", allow_module_level=True)
 GOLDENS: dict[str, Any] = json.loads((GOLDEN / "goldens.json").read_text())
 
-OWL_FAULTS = (
-    "truncated_prompt_text",
-    "second_image_does_not_fit",
-    "ai_marker_inside_word",
-    "image_at_start",
-)
+OWL_FAULTS = ("truncated_prompt_text", "second_image_does_not_fit", "ai_marker_inside_word", "image_at_start")
 OWL2_FAULT = "two_image_tokens_in_one_turn"
 
 
@@ -83,10 +78,7 @@ def test_owl_prompts(key: str, name: str, owl: OwlProcessor) -> None:
     assert not any(target)
 
 
-@pytest.mark.parametrize(
-    ("key", "name"),
-    entries("owl2_tokenizer_image_token", "owl2_1_no_bos_tokenizer_image_token"),
-)
+@pytest.mark.parametrize(("key", "name"), entries("owl2_tokenizer_image_token", "owl2_1_no_bos_tokenizer_image_token"))
 def test_owl2_prompts(key: str, name: str) -> None:
     processor = make("owl2", 1, bos="none" if "no_bos" in key else None)
     entry = GOLDENS[key][name]
@@ -113,11 +105,7 @@ def test_owl2_templates(name: str, owl2: OwlProcessor) -> None:
     entry = GOLDENS["owl2_prompts"][name]
     template = {"mplug_owl2": "default"}.get(name, name)
     first = [question("What is this?")]
-    second = [
-        *first,
-        {"role": "assistant", "content": "A dog."},
-        {"role": "user", "content": "Why?"},
-    ]
+    second = [*first, {"role": "assistant", "content": "A dog."}, {"role": "user", "content": "Why?"}]
     for messages, key in ((first, "first"), (second, "second")):
         text, _ = owl2.render(messages, template, add_generation_prompt=True)
         assert text == entry[key]
