@@ -31,6 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     first = int(os.environ.get("RANK", 0)) == 0
     if arguments.dry_run:
         print(settings.dump(recipe), end="")
+    else:
+        recipe.refuse_placeholders()
     speed = plan_of(recipe, arguments.gpu, show=first)
     if arguments.dry_run:
         return 0
