@@ -133,6 +133,17 @@ def test_a_window_of_text_alone_trains(tmp_path: Path) -> None:
     assert len(losses(tmp_path)) == 2
 
 
+def test_text_alone_teaches_nothing_to_what_only_sees(tmp_path: Path) -> None:
+    """With f_V and f_K alone in training a text has a loss but no gradient: the run goes on, nothing but decay moves."""
+    only_eyes = recipe("optim.steps=2", train={"abstractor": {"lr": 1e-3}})
+    owl, _ = open_owl(only_eyes)
+    rows = [(name, row) for name, row in mixed_rows(owl) if not row.images and not row.videos]
+    train(only_eyes, tmp_path, in_memory(rows))
+    assert len(losses(tmp_path)) == 2
+    before, after = owl.state_dict(), weights(tmp_path)
+    assert all(torch.equal(before[name].to(tensor.dtype), tensor) for name, tensor in after.items())
+
+
 def test_a_number_that_is_not_finite_stops_the_run_and_names_the_samples(tmp_path: Path) -> None:
     owl, _ = open_owl(recipe())
     rows = mixed_rows(owl, 16)

@@ -32,6 +32,9 @@ def calls_of(owl: OwlForConditionalGeneration, inputs: Mapping[str, Any]) -> set
     if videos is not None and len(videos):
         temporal = _vision(owl).temporal
         calls |= {len(video) for video in videos} if temporal else {1}
+    decoder = (owl.model.language_model, owl.lm_head)
+    if not calls and not any(weight.requires_grad for part in decoder for weight in part.parameters()):
+        calls.add(1)  # only what sees is trained: text alone would leave the loss without a gradient
     return calls
 
 
