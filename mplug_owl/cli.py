@@ -205,6 +205,14 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     return doctor.run(arguments, recipe.data if recipe else None, processor)
 
 
+def quietly(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    def call(arguments: argparse.Namespace) -> int:
+        quiet_when_piped()
+        return run(arguments)
+
+    return call
+
+
 def plan(made: Parser) -> None:
     from mplug_owl.train.plan import add_arguments, run
 
@@ -216,14 +224,14 @@ def train(made: Parser) -> None:
     from mplug_owl.train.command import add_arguments, run
 
     add_arguments(made)
-    made.set_defaults(run=run)
+    made.set_defaults(run=quietly(run))
 
 
 def merge(made: Parser) -> None:
     from mplug_owl.models.adapters import add_arguments, run
 
     add_arguments(made)
-    made.set_defaults(run=run)
+    made.set_defaults(run=quietly(run))
 
 
 def bench(made: Parser) -> None:
