@@ -179,8 +179,7 @@ def test_ctrl_c_in_a_conversation_stops_the_answer_only(
 
 
 def test_conversation_remembers_and_forgets(owl: Owl, picture_file: Path) -> None:
-    chat = talk.Talk(None, [ImagePart(str(picture_file))])
-    chat.owl, chat.options = owl, {"max_new_tokens": 4}
+    chat = talk.Talk(owl, {"max_new_tokens": 4}, None, [ImagePart(str(picture_file))])
     chat.ask("What?")
     chat.ask("And now?")
     assert [message.role for message in chat.history] == ["user", "assistant"] * 2

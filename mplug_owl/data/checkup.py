@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -48,21 +49,22 @@ class Checkup:
     id: str
     findings: list[Finding] = field(default_factory=list)
     refused: bool = False
-    length: int = 0
-    """Of the whole text, in tokens where there is a processor and characters where not."""
-    kept: int = 0
-    """Of what is left after cutting."""
+    length: int = 0  # of the whole text, in tokens where there is a processor and characters where not
+    kept: int = 0  # of what is left after cutting
     learnt: int = 0
     media: int = 0
-    edges: list[int] = field(default_factory=list)
-    """Shorter edge of each medium that can be read."""
+    edges: list[int] = field(default_factory=list)  # shorter edge of each medium that can be read
 
     def add(self, kind: str, detail: str) -> None:
         self.findings.append(Finding(kind, self.where, self.id, detail))
 
-    def refuse(self, kind: str, error: OwlError) -> None:
+    def refuse(self, error: OwlError, kind: str | None = None) -> None:
+        """Of no given kind, it is of that which the words of the error say."""
         self.refused = True
-        self.add(kind, str(error).removeprefix(f"{self.where}: "))
+        detail = str(error).removeprefix(f"{self.where}: ")
+        words = _QUOTED.sub("", detail)
+        said = (name for pattern, name in _WORDS if re.search(pattern, words))
+        self.add(kind or next(said, "record"), detail)
 
 
 class Checker:
@@ -79,11 +81,11 @@ class Checker:
         """The checkup of a conversation, or of the error that came in its place."""
         if isinstance(found, DataError):
             checkup = Checkup(where, where)
-            checkup.refuse(kind_of(found, where), found)
-            return checkup
-        checkup = Checkup(where, found.id)
-        self._check_text(found, checkup)
-        self._check_media(found, checkup)
+            checkup.refuse(found)
+        else:
+            checkup = Checkup(where, found.id)
+            self._check_text(found, checkup)
+            self._check_media(found, checkup)
         return checkup
 
     def _check_text(self, talk: Conversation, checkup: Checkup) -> None:
@@ -98,17 +100,14 @@ class Checker:
             return
         try:
             row = encode_conversation(talk, self.processor, template=self.template)
-        except (DataError, RequestError) as error:
-            checkup.refuse(kind_of(error), error)
-            return
-        checkup.length = len(row.ids)
-        if checkup.length > self.max_length:
-            try:
+            checkup.length = len(row.ids)
+            if checkup.length > self.max_length:
                 row = encode_conversation(talk, self.processor, template=self.template, max_length=self.max_length)
-            except DataError as error:
-                checkup.refuse("too-long", error)
-                return
-            checkup.add("cut", _loss(row.cuts, checkup.length, self.max_length))
+                checkup.add("cut", _loss(row.cuts, checkup.length, self.max_length))
+        except (DataError, RequestError) as error:
+            # What has a length was sound until it was cut.
+            checkup.refuse(error, "too-long" if checkup.length else None)
+            return
         checkup.kept = len(row.ids)
         checkup.learnt = sum(label != IGNORED for label in row.labels)
 
@@ -119,8 +118,7 @@ class Checker:
             on_disk = isinstance(part.source, str | Path)
             size = self._size_of_file(part) if on_disk else self._size(part)
             if isinstance(size, DataError):
-                kind = "media-missing" if _lies_nowhere(part.source) else "media-broken"
-                checkup.refuse(kind, size)
+                checkup.refuse(size, "media-missing" if _lies_nowhere(part.source) else "media-broken")
             else:
                 checkup.edges.append(min(size))
 
@@ -129,8 +127,7 @@ class Checker:
         try:
             if isinstance(part, VideoPart):
                 usual = self.processor.num_frames if self.processor else 1
-                count = part.num_frames or usual
-                return load_video(part.source, count if self.decode else 1)[0].size
+                return load_video(part.source, (part.num_frames or usual) if self.decode else 1)[0].size
             if self.decode or isinstance(part.source, Image.Image):
                 return load_image(part.source).size
             name = named(part.source)
@@ -139,20 +136,14 @@ class Checker:
         except DataError as error:
             return DataError(str(error))  # without the frames it was raised through: it is kept
 
-    def sample(self, where: str, talk: Conversation) -> Sample:
+    def sample(self, talk: Conversation) -> Sample:
         """A row that was not refused, as the model would see it."""
         if self.processor is None:
             pieces, shown = [*_plain_pieces(talk.messages)], media(talk.messages)
         else:
             row = encode_conversation(talk, self.processor, template=self.template, max_length=self.max_length)
             pieces, shown = [*_pieces(row.ids, row.labels, self.processor)], row.media
-        return Sample(where, talk.id, pieces, [_thumbnail(part) for part in shown])
-
-
-def kind_of(error: OwlError, where: str = "") -> str:
-    """The kind of finding an error about a record is, by what it says."""
-    words = _QUOTED.sub("", str(error).removeprefix(f"{where}: "))
-    return next((kind for pattern, kind in _WORDS if re.search(pattern, words)), "record")
+        return Sample(talk.origin, talk.id, pieces, [_thumbnail(part) for part in shown])
 
 
 def _odd_turns(messages: Sequence[Message]) -> Iterator[str]:
@@ -169,16 +160,12 @@ def _odd_turns(messages: Sequence[Message]) -> Iterator[str]:
 
 
 def _loss(cuts: Cuts, length: int, max_length: int) -> str:
-    lost = [
-        f"{count:,} {what}"
-        for count, what in (
-            (cuts.turns, "oldest turn(s)"),
-            (cuts.prompt_characters, "characters of the prompt"),
-            (cuts.answer_tokens, "tokens of the last answer"),
-        )
-        if count
-    ]
-    what = " and ".join(lost) or "questions nobody answers"
+    lost = {
+        "oldest turn(s)": cuts.turns,
+        "characters of the prompt": cuts.prompt_characters,
+        "tokens of the last answer": cuts.answer_tokens,
+    }
+    what = " and ".join(f"{count:,} {name}" for name, count in lost.items() if count) or "questions nobody answers"
     return f"{length:,} positions, over {max_length:,}: {what} left out"
 
 
@@ -197,17 +184,14 @@ def _lies_nowhere(source: Any) -> bool:
 
 def _pieces(ids: Sequence[int], labels: Sequence[int], processor: Prompter) -> Iterator[Piece]:
     media_ids = {processor.image_token_id: "image", processor.video_token_id: "video"}
-
-    def kind(position: tuple[int, int]) -> Any:
-        token, label = position
-        return media_ids.get(token) or ("read" if label == IGNORED else "learnt")
-
-    for name, run in groupby(zip(ids, labels, strict=True), kind):
-        tokens = [token for token, _ in run]
-        if name in ("image", "video"):
-            yield Piece(name, f"{len(tokens)} positions")
-        else:
-            yield Piece(name, _shortened(processor.tokenizer.decode(tokens)))
+    kinds: Any = (
+        media_ids.get(token, "read" if label == IGNORED else "learnt") for token, label in zip(ids, labels, strict=True)
+    )
+    for kind, run in groupby(zip(kinds, ids, strict=True), itemgetter(0)):
+        tokens = [token for _, token in run]
+        is_media = kind in media_ids.values()
+        text = f"{len(tokens)} positions" if is_media else _shortened(processor.tokenizer.decode(tokens))
+        yield Piece(kind, text)
 
 
 def _plain_pieces(messages: Sequence[Message]) -> Iterator[Piece]:
@@ -216,8 +200,7 @@ def _plain_pieces(messages: Sequence[Message]) -> Iterator[Piece]:
         yield Piece("read", f"{message.role}: ")
         for part in message.content:
             if isinstance(part, TextPart):
-                learnt = message.role == "assistant"
-                yield Piece("learnt" if learnt else "read", _shortened(part.text))
+                yield Piece("learnt" if message.role == "assistant" else "read", _shortened(part.text))
             else:
                 yield Piece("image" if isinstance(part, ImagePart) else "video", "")
         yield Piece("read", "\n")
@@ -233,8 +216,7 @@ def _shortened(text: str) -> str:
 def _thumbnail(part: ImagePart | VideoPart) -> str:
     """A data URL; of a video, one of its frames. Empty where only the header could be read."""
     try:
-        video = isinstance(part, VideoPart)
-        picture = load_video(part.source, 1)[0] if video else load_image(part.source)
+        picture = load_video(part.source, 1)[0] if isinstance(part, VideoPart) else load_image(part.source)
     except DataError:
         return ""
     picture = picture.convert("RGB")

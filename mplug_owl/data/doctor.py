@@ -10,10 +10,11 @@ import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from mplug_owl.data.report import Report, Sample, Tally
+from mplug_owl.data.report import Report, Tally
 from mplug_owl.errors import DataError, RequestError
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 _SAMPLES = 6
 _TOGETHER = 256  # rows read before they are handed to the threads
 _MAX_LENGTH = 2048
-_TEMPLATE = "training"
-_BAD_SHARE = 0.05
 
 
 class SourceSettings(Protocol):
@@ -60,10 +59,10 @@ def examine(
     processor: "Prompter | None" = None,
     *,
     max_length: int = _MAX_LENGTH,
-    template: str = _TEMPLATE,
+    template: str = "training",
     rows: int | None = None,
     decode: bool = True,
-    bad_share: float = _BAD_SHARE,
+    bad_share: float = 0.05,
     workers: int | None = None,
     progress: bool = False,
 ) -> Report:
@@ -76,13 +75,13 @@ def examine(
 
     from mplug_owl.data.checkup import Checker
 
-    if processor is not None:
+    if processor is None:
+        report = Report("characters", None, bad_share)
+    else:
         # An unknown template is no fault of the rows.
         processor.render([{"role": "user", "content": "?"}], template)
-    checker = Checker(processor, template, max_length, decode)
-    report = Report("characters", None, bad_share)
-    if processor is not None:
         report = Report("tokens", max_length, bad_share)
+    checker = Checker(processor, template, max_length, decode)
     chosen = [_spread(len(source), rows) for source in sources]
     usable = []
     with (
@@ -103,8 +102,8 @@ def examine(
                     good.append(row)
                 bar.update()
             report.tallies.append(tally)
-            usable.append(good)
-    report.samples = _samples(sources, usable, checker)
+            usable.append((source, good))
+    report.samples = [checker.sample(source[row]) for source, row in _shown(usable)]
     return report
 
 
@@ -136,28 +135,20 @@ def _count(checkup: "Checkup", tally: Tally) -> None:
     tally.edges.extend(checkup.edges)
     if checkup.refused:
         tally.refused += 1
-        return
-    tally.kept += checkup.kept
-    tally.learnt += checkup.learnt
-    tally.lengths.append(checkup.length)
-    tally.media.append(checkup.media)
+    else:
+        tally.kept += checkup.kept
+        tally.learnt += checkup.learnt
+        tally.lengths.append(checkup.length)
+        tally.media.append(checkup.media)
 
 
-def _samples(sources: "Sequence[Source]", usable: "Sequence[array[int]]", checker: "Checker") -> list[Sample]:
+def _shown(usable: "Sequence[tuple[Source, array[int]]]") -> "list[tuple[Source, int]]":
     """Six usable rows, from all sources in turn, spread over each of them."""
-    some = [(source, rows) for source, rows in zip(sources, usable, strict=True) if rows]
-    if not some:
-        return []
-    each = -(-_SAMPLES // len(some))
-    places = [
-        (source, rows[index])
-        for turn in range(each)
-        for source, rows in some
-        for index in [(2 * turn + 1) * len(rows) // (2 * each)]
-    ]
-    # A short source would show a row twice.
-    distinct = {source.origin(row): (source, row) for source, row in places}
-    return [checker.sample(where, source[row]) for where, (source, row) in [*distinct.items()][:_SAMPLES]]
+    each = -(-_SAMPLES // max(1, sum(bool(rows) for _, rows in usable)))
+    chosen = [[(source, rows[place]) for place in _spread(len(rows), each)] for source, rows in usable]
+    in_turn = (found for turn in zip_longest(*chosen) for found in turn if found)
+    distinct = {source.origin(row): (source, row) for source, row in in_turn}  # one file may be named twice
+    return [*distinct.values()][:_SAMPLES]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -189,18 +180,12 @@ def run(arguments: argparse.Namespace, data: DataSettings | None = None, process
     page_path = Path(arguments.html) if arguments.html else None
     if page_path is not None and not page_path.absolute().parent.is_dir():
         raise RequestError(f"--html {arguments.html}: its folder does not exist; make it first")
-    sources = _opened(arguments, data)
-    report = examine(
-        sources,
-        processor,
-        max_length=arguments.max_length or (data.max_length if data else _MAX_LENGTH),
-        template=data.template if data else _TEMPLATE,
-        rows=arguments.rows,
-        decode=not arguments.headers,
-        bad_share=data.bad_share if data else _BAD_SHARE,
-        workers=arguments.workers,
-        progress=True,
-    )
+    settings: dict[str, Any] = {"rows": arguments.rows, "decode": not arguments.headers, "workers": arguments.workers}
+    if data is not None:
+        settings |= {"max_length": data.max_length, "template": data.template, "bad_share": data.bad_share}
+    if arguments.max_length is not None:
+        settings["max_length"] = arguments.max_length
+    report = examine(_opened(arguments, data), processor, progress=True, **settings)
     print(report.to_json() if arguments.json else report)
     if page_path is not None:
         from mplug_owl.data.page import page
@@ -219,5 +204,4 @@ def _opened(arguments: argparse.Namespace, data: DataSettings | None) -> "list[S
         raise RequestError("no data to examine; name files or folders, or a recipe with sources")
     if arguments.format or arguments.image_root:
         raise RequestError("--format and --image-root are for DATA on the command line; the recipe has its own")
-    named = [*data.sources, *data.held_out]
-    return [open_source(each.path, each.format, each.image_root) for each in named]
+    return [open_source(each.path, each.format, each.image_root) for each in (*data.sources, *data.held_out)]

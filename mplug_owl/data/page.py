@@ -6,7 +6,7 @@ Everything that comes from data is escaped.
 from collections.abc import Sequence
 from html import escape
 
-from mplug_owl.data.report import Bin, Finding, Kind, Report, Sample, table_rows
+from mplug_owl.data.report import Bin, Finding, Kind, Report, Sample, listed
 
 _LISTED = 100  # rows of a kind that the page names
 
@@ -32,18 +32,16 @@ img { margin-right: .4rem; border-radius: .3rem } li { overflow-wrap: anywhere }
 def page(report: Report) -> str:
     """The page."""
     severity = ("", "warning", "error")[report.status]
-    unit = report.unit
     noted = "" if report.max_length else " No model was given, so these are characters."
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>owl doctor</title>',
         f"<style>{_STYLE}</style></head><body><h1>owl doctor</h1>",
         f'<p class="verdict {severity}">{escape(report.verdict)}</p>',
-        f"<p>{report.learnt_share:.1%} of the {unit} are learnt from.{noted}</p>",
+        f"<p>{report.learnt_share:.1%} of the {report.unit} are learnt from.{noted}</p>",
         _sources(report),
         *(_kind(name, kind, found) for name, kind, found in report.by_kind()),
         "<h2>Histograms</h2>",
-        f'<div class="grid">{"".join(_histogram(*each) for each in report.histograms.items())}',
-        "</div>",
+        f'<div class="grid">{"".join(_histogram(*each) for each in report.histograms.items())}</div>',
     ]
     if report.samples:
         parts += [
@@ -54,22 +52,17 @@ def page(report: Report) -> str:
 
 
 def _sources(report: Report) -> str:
-    head = ("source", "format", "rows", "examined", "unusable", "media", report.unit, "learnt")
+    head, *body = report.table()
     names = "".join(f"<th>{name}</th>" for name in head)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table_rows(report.tallies)
-    )
+    rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
     return f"<table><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table>"
 
 
 def _kind(name: str, kind: Kind, found: Sequence[Finding]) -> str:
-    rows = "".join(f"<li>{escape(str(finding))}</li>" for finding in found[:_LISTED])
-    if len(found) > _LISTED:
-        rows += f"<li>and {len(found) - _LISTED:,} more; --json names all</li>"
+    rows = "".join(f"<li>{escape(line)}</li>" for line in listed(found, _LISTED))
     return (
         f'<details id="{name}"><summary><span class="{kind.severity}">{kind.severity}</span>: '
-        f"{len(found):,} {escape(kind.title)}; {escape(kind.advice)}</summary>"
-        f"<ul>{rows}</ul></details>"
+        f"{len(found):,} {escape(kind.title)}; {escape(kind.advice)}</summary><ul>{rows}</ul></details>"
     )
 
 
@@ -93,5 +86,4 @@ def _sample(sample: Sample) -> str:
         else f'<span class="{piece.kind}">{escape(piece.text)}</span>'
         for piece in sample.pieces
     )
-    where = escape(sample.where)
-    return f'<div class="card"><b>{where}</b> {escape(sample.id)}<br>{pictures}<pre>{text}</pre></div>'
+    return f'<div class="card"><b>{escape(sample.where)}</b> {escape(sample.id)}<br>{pictures}<pre>{text}</pre></div>'

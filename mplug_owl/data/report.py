@@ -9,8 +9,8 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import chain
-from typing import Any, Literal, NamedTuple
+from itertools import chain, count
+from typing import Literal, NamedTuple
 
 Severity = Literal["error", "warning"]
 
@@ -42,10 +42,8 @@ KINDS: Mapping[str, Kind] = {
 
 
 class Finding(NamedTuple):
-    kind: str
-    """A key of KINDS."""
-    where: str
-    """`file:row`."""
+    kind: str  # a key of KINDS
+    where: str  # `file:row`
     id: str
     detail: str
 
@@ -68,8 +66,7 @@ class Sample:
     where: str
     id: str
     pieces: list[Piece]
-    pictures: list[str]
-    """Thumbnails of its media in reading order, as data URLs."""
+    pictures: list[str]  # thumbnails of its media in reading order, as data URLs
 
 
 @dataclass
@@ -81,14 +78,10 @@ class Tally:
     rows: int
     examined: int = 0
     refused: int = 0
-    kept: int = 0
-    """Length of all of them, after they are cut."""
-    learnt: int = 0
-    """Part of it that is supervised."""
-    lengths: "array[int]" = field(default_factory=lambda: array("I"))
-    """Of each row, before it is cut."""
-    media: "array[int]" = field(default_factory=lambda: array("I"))
-    """Images and videos of each row."""
+    kept: int = 0  # length of all of them, after they are cut
+    learnt: int = 0  # part of it that is supervised
+    lengths: "array[int]" = field(default_factory=lambda: array("I"))  # of each row, before it is cut
+    media: "array[int]" = field(default_factory=lambda: array("I"))  # images and videos of each row
     edges: "array[int]" = field(default_factory=lambda: array("I"))
     """Shorter edge in pixels of each image and video that can be read, in any row."""
 
@@ -96,8 +89,7 @@ class Tally:
 @dataclass(frozen=True)
 class Bin:
     low: int
-    high: int | None
-    """The last value that counts; None for all that follow."""
+    high: int | None  # the last value that counts; None for all that follow
     count: int
 
     @property
@@ -109,8 +101,7 @@ class Bin:
 
 @dataclass
 class Report:
-    unit: Literal["tokens", "characters"]
-    """Characters where no processor was given to make tokens of them."""
+    unit: Literal["tokens", "characters"]  # characters where no processor was given
     max_length: int | None
     bad_share: float
     tallies: list[Tally] = field(default_factory=list)
@@ -144,30 +135,32 @@ class Report:
     def histograms(self) -> dict[str, list[Bin]]:
         """Title -> bins, over all sources."""
         parts = {
-            f"length of a row ({self.unit})": [tally.lengths for tally in self.tallies],
-            "images and videos of a row": [tally.media for tally in self.tallies],
-            "shorter edge of an image or video (pixels)": [tally.edges for tally in self.tallies],
+            f"length of a row ({self.unit})": (tally.lengths for tally in self.tallies),
+            "images and videos of a row": (tally.media for tally in self.tallies),
+            "shorter edge of an image or video (pixels)": (tally.edges for tally in self.tallies),
         }
-        made = {title: histogram([*chain(*values)]) for title, values in parts.items()}
-        return {title: bins for title, bins in made.items() if bins}
+        return {title: bins for title, values in parts.items() if (bins := histogram([*chain(*values)]))}
 
     def by_kind(self) -> Iterator[tuple[str, Kind, list[Finding]]]:
         """The findings of each kind there are any of, errors first."""
         for name, kind in KINDS.items():
-            found = [finding for finding in self.findings if finding.kind == name]
-            if found:
+            if found := [finding for finding in self.findings if finding.kind == name]:
                 yield name, kind, found
+
+    def table(self) -> Iterator[tuple[str, ...]]:
+        """Each source as cells of text, below a head."""
+        yield ("source", "format", "rows", "examined", "unusable", "media", self.unit, "learnt")
+        for tally in self.tallies:
+            counts = (tally.rows, tally.examined, tally.refused, sum(tally.media), tally.kept)
+            share = f"{tally.learnt / tally.kept:.1%}" if tally.kept else "-"
+            yield (tally.source, tally.format, *(f"{count:,}" for count in counts), share)
 
     def to_json(self) -> str:
         """All of it but the thumbnails."""
+        whole = ("status", "verdict", "unit", "max_length", "bad_share", "learnt_share")
         counts = ("source", "format", "rows", "examined", "refused", "kept", "learnt")
-        tree: dict[str, Any] = {
-            "status": self.status,
-            "verdict": self.verdict,
-            "unit": self.unit,
-            "max_length": self.max_length,
-            "bad_share": self.bad_share,
-            "learnt_share": self.learnt_share,
+        tree = {
+            **{name: getattr(self, name) for name in whole},
             "counts": Counter(finding.kind for finding in self.findings),
             "findings": [{"severity": KINDS[finding.kind].severity, **finding._asdict()} for finding in self.findings],
             "sources": [
@@ -186,21 +179,15 @@ class Report:
             lines += ["no model given: lengths are characters, and cut rows are not known", ""]
         for name, kind, found in self.by_kind():
             lines.append(f"{kind.severity}: {len(found):,} {kind.title} [{name}]; {kind.advice}")
-            lines += [f"    {finding}" for finding in found[:_LISTED]]
-            if len(found) > _LISTED:
-                lines.append(f"    and {len(found) - _LISTED:,} more; --json names all")
-            lines.append("")
+            lines += [*(f"    {line}" for line in listed(found, _LISTED)), ""]
         return "\n".join([*lines, self.verdict])
 
     def _sources(self) -> list[str]:
-        head = ("source", "format", "rows", "examined", "unusable", "media", self.unit, "learnt")
-        table = [head, *(row for row in table_rows(self.tallies))]
+        table = [*self.table()]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        sides = "<<>>>>>>"  # names to the left, numbers to the right
         return [
-            "  ".join(
-                cell.ljust(width) if column < 2 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
+            "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True))
             for row in table
         ]
 
@@ -216,34 +203,22 @@ class Report:
         return lines
 
 
-def table_rows(tallies: Sequence[Tally]) -> Iterator[tuple[str, ...]]:
-    """Each source as cells of text."""
-    for tally in tallies:
-        counts = (tally.rows, tally.examined, tally.refused, sum(tally.media), tally.kept)
-        share = f"{tally.learnt / tally.kept:.1%}" if tally.kept else "-"
-        yield (tally.source, tally.format, *(f"{count:,}" for count in counts), share)
+def listed(found: Sequence[Finding], most: int) -> list[str]:
+    """Findings a line each, no more than `most` of them."""
+    more = [f"and {len(found) - most:,} more; --json names all"] if len(found) > most else []
+    return [*map(str, found[:most]), *more]
 
 
 def histogram(values: Sequence[int]) -> list[Bin]:
-    """About ten bins with round edges. What lies far out shares the last one, or it would squeeze the others
-    together.
-    """
+    """About ten bins with round edges; what lies far out shares the last, or it would squeeze the others together."""
     if not values:
         return []
     ordered = sorted(values)
     top = ordered[(len(ordered) - 1) * 98 // 100]
-    step = _round_step((top + 1) / _BINS)
+    # The smallest of 1, 2, 5, 10, 20 ... that makes no more bins.
+    steps = (digit * 10**power for power in count() for digit in (1, 2, 5))
+    step = next(step for step in steps if step >= (top + 1) / _BINS)
     edges = range(ordered[0] // step * step, top + 1, step)
     counts = Counter(min(value // step, top // step) for value in values)
     last = ordered[-1] >= edges[-1] + step
     return [Bin(edge, None if last and edge == edges[-1] else edge + step - 1, counts[edge // step]) for edge in edges]
-
-
-def _round_step(least: float) -> int:
-    """The smallest of 1, 2, 5, 10, 20 ... that is not below."""
-    power = 1
-    while True:
-        for step in (power, 2 * power, 5 * power):
-            if step >= least:
-                return step
-        power *= 10

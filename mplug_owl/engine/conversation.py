@@ -3,7 +3,7 @@
 It looks at the form only: no media are opened and no prompt is made here.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mplug_owl.errors import RequestError
@@ -22,7 +22,7 @@ def conversation(messages: Conversation, images: Sequence[Any] = (), videos: Seq
         RequestError: nothing was said, or the media do not fit.
     """
     if isinstance(messages, str):
-        return _shown([Message("user", messages)], images, videos)
+        messages = [Message("user", messages)]
     said = [message for message in messages if isinstance(message, Message)]
     dicts = [message for message in messages if isinstance(message, Mapping)]
     if len(said) + len(dicts) < len(messages) or bool(said) == bool(dicts):
@@ -30,11 +30,9 @@ def conversation(messages: Conversation, images: Sequence[Any] = (), videos: Seq
         raise RequestError(
             f"a conversation of {kinds or 'no messages'}; expected a question, a list of Message, or a list of dicts"
         )
-    if said:
-        return _shown(said, images, videos)
     if any(_is_bare(part) for message in dicts for part in _parts(message)):
         return from_openai(_filled(dicts, images, videos))
-    return _shown(from_openai(dicts), images, videos)
+    return _shown(said or from_openai(dicts), images, videos)
 
 
 def _parts(message: Mapping[str, Any]) -> Sequence[Any]:
@@ -50,7 +48,7 @@ def _is_bare(part: Any) -> bool:
 def _filled(
     dicts: Sequence[Mapping[str, Any]], images: Sequence[Any], videos: Sequence[Any]
 ) -> list[Mapping[str, Any]]:
-    given = {"image": images, "video": videos}
+    given = {"image": list(images), "video": list(videos)}
     bare = [part["type"] for message in dicts for part in _parts(message) if _is_bare(part)]
     for kind, media in given.items():
         if bare.count(kind) != len(media):
@@ -58,15 +56,11 @@ def _filled(
                 f"{bare.count(kind)} {kind} part(s) without a source, but {len(media)} {kind}(s) "
                 "were given apart; expected one for each"
             )
-    waiting: dict[str, Iterator[Any]] = {kind: iter(media) for kind, media in given.items()}
 
     def fill(part: Any) -> Any:
-        return {**part, part["type"]: next(waiting[part["type"]])} if _is_bare(part) else part
+        return {**part, part["type"]: given[part["type"]].pop(0)} if _is_bare(part) else part
 
-    return [
-        {**message, "content": [fill(part) for part in _parts(message)]} if _parts(message) else message
-        for message in dicts
-    ]
+    return [{**message, "content": [*map(fill, _parts(message))]} if _parts(message) else message for message in dicts]
 
 
 def _shown(messages: list[Message], images: Sequence[Any], videos: Sequence[Any]) -> list[Message]:

@@ -4,15 +4,12 @@ The weights are random, so the words are noise, and it says so. The shapes are o
 written down here.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from mplug_owl.engine.public import Owl, load
+from mplug_owl.engine.public import load
 from mplug_owl.messages import ImagePart, Message, TextPart
 
 QUESTION = "What do you see?"
@@ -27,21 +24,27 @@ def run(name: str = "tiny-owl2", *, new_tokens: int = 40) -> None:
     image = picture()
     messages = [Message("user", (ImagePart(image), TextPart(QUESTION)))]
     inputs = owl.prepare(messages)
-    with observed(owl) as shapes, torch.inference_mode():
-        logits = owl.model(**inputs).logits
     model, waiting = owl.model.model, owl.model.config.media_length
+    modules = {"f_V vision": model.vision, "f_K abstractor": model.abstractor, "f_L language": model.language_model}
+    shapes: dict[nn.Module, str] = {}
+
+    def note(module: nn.Module, inputs: object, output: ModelOutput) -> None:
+        shapes[module] = size(output.last_hidden_state)
+
+    hooks = [module.register_forward_hook(note) for module in modules.values()]
+    with torch.inference_mode():
+        logits = owl.model(**inputs).logits
+    for hook in hooks:
+        hook.remove()
+    modules["    head"], shapes[owl.model.lm_head] = owl.model.lm_head, f"{size(logits)}, the logits"
 
     print(f"{name}: the real architecture, tiny, with random weights\n")
     print(f"picture          {image.width} x {image.height}, a red circle and a blue square")
     print(f"processor        pixel_values {size(inputs['pixel_values'])}")
     print(f"                 input_ids {size(inputs['input_ids'])}, of which {waiting} await it\n")
-    for label, module, shape in (
-        ("f_V vision", model.vision, shapes["vision"]),
-        ("f_K abstractor", model.abstractor, shapes["abstractor"]),
-        ("f_L language", model.language_model, shapes["language"]),
-        ("    head", owl.model.lm_head, f"{size(logits)}, the logits"),
-    ):
-        print(f"{label:<16} {parameters(module):>9,} parameters -> {shape}")
+    for label, module in modules.items():
+        parameters = sum(weight.numel() for weight in module.parameters())
+        print(f"{label:<16} {parameters:>9,} parameters -> {shapes[module]}")
     print(f"\n> {QUESTION}")
     for delta in owl.chat(messages, stream=True, max_new_tokens=new_tokens):
         print(printable(delta), end="", flush=True)
@@ -56,33 +59,8 @@ def picture() -> Image.Image:
     return canvas
 
 
-@contextmanager
-def observed(owl: Owl) -> Iterator[dict[str, str]]:
-    """Note the shape of what leaves each of the three modules."""
-    shapes: dict[str, str] = {}
-    model = owl.model.model
-    modules = {"vision": model.vision, "abstractor": model.abstractor, "language": model.language_model}
-
-    def note(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: object, output: ModelOutput) -> None:
-            shapes[name] = size(output.last_hidden_state)
-
-        return hook
-
-    handles = [module.register_forward_hook(note(name)) for name, module in modules.items()]
-    try:
-        yield shapes
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def size(tensor: Tensor) -> str:
     return str(list(tensor.shape))
-
-
-def parameters(module: nn.Module) -> int:
-    return sum(weight.numel() for weight in module.parameters())
 
 
 def printable(text: str) -> str:

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -47,13 +48,10 @@ def media_kind(word: str) -> str | None:
     """Return "image" or "video" for a file, folder of frames or URL; None for a question."""
     if word.startswith("data:"):
         return "video" if word.startswith("data:video/") else "image"
-    if word.startswith(("http://", "https://")):
-        return "video" if Path(urlsplit(word).path).suffix.lower() in VIDEO_SUFFIXES else "image"
-    if os.path.isdir(word):
-        return "video"
-    suffix = Path(word).suffix.lower()
-    if os.path.exists(word):
-        return "video" if suffix in VIDEO_SUFFIXES else "image"
+    remote = word.startswith(("http://", "https://"))
+    suffix = Path(urlsplit(word).path if remote else word).suffix.lower()
+    if remote or os.path.exists(word):
+        return "video" if suffix in VIDEO_SUFFIXES or os.path.isdir(word) else "image"
     if suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
         raise DataError(f"no file {word!r}; expected an image or a video that exists")
     return None
@@ -82,21 +80,20 @@ def chat(words: Sequence[str], open_owl: Callable[[], "Owl"], frames: int | None
     `open_owl` is called once the media are known to be good; `options` go to `Owl.chat`.
     """
     media, question = sort_words(words, frames)
-    talk = Talk(frames, [opened(part) for part in media])
-    talk.owl, talk.options = open_owl(), options
+    pending = [opened(part) for part in media]
+    talk = Talk(open_owl(), options, frames, pending)
     talk.loop() if question is None else talk.ask(question)
 
 
+@dataclass
 class Talk:
     """A conversation at the terminal: what was said, and the media that await the next question."""
 
     owl: "Owl"
     options: dict[str, Any]
-
-    def __init__(self, frames: int | None, media: Sequence[ImagePart | VideoPart]) -> None:
-        self.frames = frames
-        self.pending = list(media)
-        self.history: list[Message] = []
+    frames: int | None
+    pending: list[ImagePart | VideoPart]
+    history: list[Message] = field(default_factory=list)
 
     def ask(self, question: str) -> None:
         """Print the answer as it comes; only an answered question enters the history."""

@@ -26,9 +26,10 @@ class Transcript(StoppingCriteria):
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
         self.ids.append(int(input_ids[0, -1]))
-        if not self._may_change(self.ids[-1]):
+        # Sentencepiece spells rare letters in bytes; a wrong byte spoils the run before it.
+        if not self.processor.tokenizer.convert_ids_to_tokens(self.ids[-1]).startswith("<0x"):
             text = self._text()
-            self._write_up_to(text, len(text) - self._pending(text))
+            self._write(text[: len(text) - self._pending(text)])
         return torch.full((len(input_ids),), self.ended, device=input_ids.device)
 
     def stop(self) -> None:
@@ -37,8 +38,7 @@ class Transcript(StoppingCriteria):
 
     def finish(self) -> None:
         """Write what was held back; nothing follows."""
-        text = self._text()
-        self._write_up_to(text, len(text))
+        self._write(self._text())
 
     def _text(self) -> str:
         text = self.processor.decode(self.ids, skip_special_tokens=True)
@@ -48,10 +48,6 @@ class Transcript(StoppingCriteria):
                 text, self.ended = head, True
         return text
 
-    def _may_change(self, token: int) -> bool:
-        """Sentencepiece spells rare letters in bytes; a wrong byte spoils the run before it."""
-        return self.processor.tokenizer.convert_ids_to_tokens(token).startswith("<0x")
-
     def _pending(self, text: str) -> int:
         """Letters at the end that may turn into others, or into a stop string."""
         if self.ended:
@@ -60,7 +56,7 @@ class Transcript(StoppingCriteria):
         starts = (stop[:size] for stop in self.stops for size in range(len(stop), 0, -1))
         return max(unfinished, next((len(start) for start in starts if text.endswith(start)), 0))
 
-    def _write_up_to(self, text: str, end: int) -> None:
-        if end > self.written:
-            self.write(text[self.written : end])
-            self.written = end
+    def _write(self, text: str) -> None:
+        if len(text) > self.written:
+            self.write(text[self.written :])
+            self.written = len(text)

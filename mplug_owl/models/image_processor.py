@@ -4,7 +4,7 @@ One rule, `aspect`, says how a picture becomes a square; the rest (RGB, 1/255, C
 Everything is Pillow and numpy. This file samples no videos; frames come decoded.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,10 +38,7 @@ class OwlImageProcessorPil(PilBackend):
     resample = Image.Resampling.BICUBIC
     image_mean = OPENAI_CLIP_MEAN
     image_std = OPENAI_CLIP_STD
-    do_resize = True
-    do_rescale = True
-    do_normalize = True
-    do_convert_rgb = True
+    do_resize = do_rescale = do_normalize = do_convert_rgb = True
 
     @classmethod
     def from_clip_config(cls, config: Mapping[str, Any], aspect: str) -> "OwlImageProcessorPil":
@@ -177,12 +174,7 @@ def _resize(picture: Image.Image, size: int, resample: Image.Resampling, mean: A
     return scaled(picture, (size, size), resample)
 
 
-_RULES: dict[str, Callable[[Image.Image, int, Image.Resampling, Any], Image.Image]] = {
-    "square": _square,
-    "crop": _crop,
-    "pad": _pad,
-    "resize": _resize,
-}
+_RULES = {"square": _square, "crop": _crop, "pad": _pad, "resize": _resize}
 
 
 def _edge(size: Any) -> int:

@@ -6,7 +6,7 @@ or how good a model is, it does not know.
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -61,7 +61,7 @@ class Card:
         rows.append(f"  {'all':<11}{'':<{width}} {self.parameters:>15,}")
         stored = ", ".join(f"{count:,} {name}" for name, count in self.dtypes.items())
         memory = "   ".join(f"{name} {_readable(size)}" for name, size in self.memory.items())
-        prompt = textwrap.wrap(repr(self.prompt), 86)
+        prompt = textwrap.fill(repr(self.prompt), 98, initial_indent="prompt      ", subsequent_indent=" " * 12)
         lines = [
             f"{self.name}: {self.origin}",
             "",
@@ -75,10 +75,10 @@ class Card:
             f"{self.positions_per_image} positions in the language model",
             f"video       {self.video}",
             f"templates   {', '.join(self.templates)}",
-            f"prompt      {prompt[0]}",
-            *(f"            {line}" for line in prompt[1:]),
+            prompt,
+            *(["", self.report] if self.report else []),
         ]
-        return "\n".join([*lines, *(["", self.report] if self.report else [])])
+        return "\n".join(lines)
 
 
 def describe(name_or_path: str | Path) -> Card:
@@ -91,8 +91,7 @@ def describe(name_or_path: str | Path) -> Card:
     if name in FAMILIES:
         row = FAMILIES[name]
         released = f"; released as {row.repository}" if row.repository else ""
-        templates = FORMATS[row.prompt].templates
-        return _card(name, row.summary + released, row.config(), templates)
+        return _card(name, row.summary + released, row.config(), FORMATS[row.prompt].templates)
     if "/" not in name and not Path(name).exists():
         family(name)  # it knows what was meant
     folder = resolve_folder(name_or_path)
@@ -100,15 +99,13 @@ def describe(name_or_path: str | Path) -> Card:
     kind = raw["model_type"]
     if kind in LAYOUTS:
         config, _, checkpoint, report = open_published(folder, raw)
-        layout = LAYOUTS[kind]
-        origin = f"published {layout} layout"
-        return _card(name, origin, config, FORMATS[layout].templates, checkpoint, str(report))
+        templates = FORMATS[report.layout].templates
+        return _card(name, f"published {report.layout} layout", config, templates, checkpoint, str(report))
     if kind != OwlConfig.model_type:
         known = (OwlConfig.model_type, *LAYOUTS)
         raise CheckpointError(f"{folder} is no owl: model_type {kind!r}{did_you_mean(kind, known)}")
-    processor = OwlProcessor.from_pretrained(folder)
-    config = OwlConfig.from_pretrained(folder)
-    return _card(name, "native layout", config, processor.chat_template, Checkpoint(folder))
+    templates = OwlProcessor.from_pretrained(folder).chat_template
+    return _card(name, "native layout", OwlConfig.from_pretrained(folder), templates, Checkpoint(folder))
 
 
 def _card(
@@ -126,23 +123,21 @@ def _card(
     prompts, _ = render_jinja_template(
         conversations=[EXAMPLE], chat_template=templates["default"], add_generation_prompt=True
     )
-    temporal = config.vision_config.temporal
     rows = config.media_length
+    frame, counted = rows, f"{rows} positions a frame: each sampled frame counts as an image"
+    if config.vision_config.temporal:
+        frame, counted = None, f"{rows} positions, however many frames: the temporal branch sums them up"
     return Card(
         name=name,
         origin=origin,
         modules=modules,
         parameters=sum(module.parameters for module in modules),
-        dtypes=_dtypes(checkpoint),
+        dtypes=_dtypes(checkpoint) if checkpoint else {},
         memory=_memory(model),
         image_size=config.vision_config.image_size,
         positions_per_image=rows,
-        positions_per_frame=None if temporal else rows,
-        video=(
-            f"{rows} positions, however many frames: the temporal branch sums them up"
-            if temporal
-            else f"{rows} positions a frame: each sampled frame counts as an image"
-        ),
+        positions_per_frame=frame,
+        video=counted,
         templates=sorted(templates),
         prompt=prompts[0],
         report=report,
@@ -155,33 +150,20 @@ def _modules(model: OwlForConditionalGeneration) -> list[ModuleCard]:
     owl, decoder = model.model, type(text).__name__.removesuffix("Config")
     time = ", temporal" if vision.temporal else ""
     head = "" if config.tie_word_embeddings else "; head"
+    f_v = f"{vision.num_hidden_layers} layers, {vision.hidden_size} wide, {vision.num_tokens} tokens{time}"
+    f_k = f"{abstractor.num_hidden_layers} layers, {abstractor.num_queries} queries{time}"
+    f_l = f"{decoder}, {text.num_hidden_layers} layers, {text.hidden_size} wide, {text.vocab_size} words{head}"
+    language = {*owl.language_model.parameters(), *model.lm_head.parameters()}  # a tied head is counted once
     return [
-        ModuleCard(
-            "vision",
-            f"f_V: {vision.num_hidden_layers} layers, {vision.hidden_size} wide, {vision.num_tokens} tokens{time}",
-            _count(owl.vision.parameters()),
-        ),
-        ModuleCard(
-            "abstractor",
-            f"f_K: {abstractor.num_hidden_layers} layers, {abstractor.num_queries} queries{time}",
-            _count(owl.abstractor.parameters()),
-        ),
-        ModuleCard(
-            "language",
-            f"f_L: {decoder}, {text.num_hidden_layers} layers, {text.hidden_size} wide, {text.vocab_size} words{head}",
-            _count({*owl.language_model.parameters(), *model.lm_head.parameters()}),
-        ),
+        ModuleCard("vision", f"f_V: {f_v}", owl.vision.num_parameters()),
+        ModuleCard("abstractor", f"f_K: {f_k}", owl.abstractor.num_parameters()),
+        ModuleCard("language", f"f_L: {f_l}", sum(weight.numel() for weight in language)),
     ]
 
 
-def _count(parameters: Iterable[nn.Parameter]) -> int:
-    return sum(parameter.numel() for parameter in parameters)
-
-
-def _dtypes(checkpoint: Checkpoint | None) -> dict[str, int]:
+def _dtypes(checkpoint: Checkpoint) -> dict[str, int]:
     counts: Counter[str] = Counter()
-    for name in checkpoint or ():
-        assert checkpoint is not None
+    for name in checkpoint:
         counts[str(checkpoint.dtype(name)).removeprefix("torch.")] += prod(checkpoint.shape(name))
     return dict(counts)
 
@@ -193,7 +175,7 @@ def _readable(size: int) -> str:
 
 def _memory(model: OwlForConditionalGeneration) -> dict[str, int]:
     """Bytes of the weights; int8 keeps one bfloat16 scale for each row of a linear layer."""
-    count = _count(model.parameters())
+    count = model.num_parameters()
     linear = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
     saved = sum(weight.numel() - 2 * weight.shape[0] for weight in linear)
     return {"float32": 4 * count, "bfloat16": 2 * count, "int8": 2 * count - saved}

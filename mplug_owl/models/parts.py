@@ -26,23 +26,15 @@ from mplug_owl.models.tokenizers import bloom_tokenizer, byte_tokenizer, llama_t
 from mplug_owl.models.vision import OwlVisionConfig, OwlVisionModel
 
 # Everything else about a ViT is the family's: picture size, temporal branch, position tables.
-_FROM_CLIP = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "patch_size",
-    "hidden_act",
-    "layer_norm_eps",
-)
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "patch_size")
+_FROM_CLIP = (*_SIZES, "hidden_act", "layer_norm_eps")
 _OF_THE_FILE = {"model_type", "architectures", "transformers_version", "dtype", "_name_or_path"}
 _CLIP_NAMES = {
-    "embeddings.cls_token": "embeddings.class_embedding",
-    "embeddings.patch_embed.weight": "embeddings.patch_embedding.weight",
-    "embeddings.position_embedding": "embeddings.position_embedding.weight",
+    "layers.": "encoder.layers.",
+    "cls_token": "class_embedding",
+    "patch_embed.": "patch_embedding.",
+    "position_embedding": "position_embedding.weight",
     "embeddings.pre_layernorm": "pre_layrnorm",  # sic
-}
-_CLIP_LAYER_NAMES = {
     "input_layernorm": "layer_norm1",
     "post_attention_layernorm": "layer_norm2",
     "self_attn.dense": "self_attn.out_proj",
@@ -93,13 +85,10 @@ def assemble(
         tensors |= vision_tensors(resolve_folder(vision), config.vision_config)
     if language is not None:
         tensors |= language_tensors(resolve_folder(language), config)
-    model = OwlForConditionalGeneration.from_pretrained(
-        None, config=config, state_dict=tensors, dtype=torch.float32 if dtype == "auto" else dtype
-    )
-    tokenizer = byte_tokenizer()
-    if language is not None:
-        read = bloom_tokenizer if config.text_config.model_type == "bloom" else llama_tokenizer
-        tokenizer = read(resolve_folder(language))
+    made = torch.float32 if dtype == "auto" else dtype
+    model = OwlForConditionalGeneration.from_pretrained(None, config=config, state_dict=tensors, dtype=made)
+    read = bloom_tokenizer if config.text_config.model_type == "bloom" else llama_tokenizer
+    tokenizer = byte_tokenizer() if language is None else read(resolve_folder(language))
     return model.eval(), make_processor(config, tokenizer, row.prompt, row.aspect)
 
 
@@ -133,8 +122,7 @@ def configuration(
 
 def _text_config(folder: Path, wanted: PreTrainedConfig) -> PreTrainedConfig:
     """The settings of the source as a configuration of the kind the family wants."""
-    kinds = {LlamaConfig: "llama", BloomConfig: "bloom"}
-    kind = next((kinds[base] for base in type(wanted).mro() if base in kinds), None)
+    kind = next((base.model_type for base in (LlamaConfig, BloomConfig) if isinstance(wanted, base)), None)
     if kind is None:
         raise ConfigError(
             f"a language model of kind {wanted.model_type!r} cannot be put together from parts; give init.start"
@@ -167,41 +155,42 @@ def _check_grid(config: OwlVisionConfig) -> None:
 def vision_tensors(folder: Path, config: OwlVisionConfig) -> dict[str, Tensor]:
     """The weights of a CLIPVisionModel folder under the names of f_V."""
     checkpoint = Checkpoint(folder)
-    prefix = "vision_model." if any(name.startswith("vision_model.") for name in checkpoint) else ""
+    prefix = _prefix(checkpoint, "vision_model.")
 
     def take(name: str) -> Tensor:
-        if prefix + name not in checkpoint:
-            raise CheckpointError(f"{folder} lacks {prefix + name!r}; expected a complete CLIPVisionModel")
-        return checkpoint[prefix + name][...]
+        for ours, theirs in _CLIP_NAMES.items():
+            name = name.replace(ours, theirs)
+        return _part(checkpoint, prefix + name, "CLIPVisionModel")[...]
 
+    with torch.device("meta"):
+        wanted = OwlVisionModel(config).state_dict()
     tensors: dict[str, Tensor] = {}
-    for ours, theirs in _CLIP_NAMES.items():
-        if ours.endswith("norm"):
-            tensors |= {f"{ours}.{end}": take(f"{theirs}.{end}") for end in ("weight", "bias")}
-        else:
-            tensors[ours] = take(theirs)
-    tensors["embeddings.cls_token"] = tensors["embeddings.cls_token"].view(1, 1, -1)
-    tensors["embeddings.position_embedding"] = resize_positions(
-        tensors["embeddings.position_embedding"][None], config.grid
-    )
-    for end in ("weight", "bias"):
-        if config.use_post_layernorm:
-            tensors[f"post_layernorm.{end}"] = take(f"post_layernorm.{end}")
-        for i in range(config.num_hidden_layers):
-            ours, theirs = f"layers.{i}", f"encoder.layers.{i}"
-            for name in (*_CLIP_LAYER_NAMES, "mlp.fc1", "mlp.fc2"):
-                source = _CLIP_LAYER_NAMES.get(name, name)
-                tensors[f"{ours}.{name}.{end}"] = take(f"{theirs}.{source}.{end}")
-            tensors[f"{ours}.self_attn.query_key_value.{end}"] = interleave(
-                *(take(f"{theirs}.self_attn.{part}_proj.{end}") for part in "qkv"), heads=config.num_attention_heads
-            )
+    for name in wanted:
+        if "query_key_value" in name:
+            parts = [take(name.replace("query_key_value", f"{part}_proj")) for part in "qkv"]
+            tensors[name] = interleave(*parts, heads=config.num_attention_heads)
+        elif ".temporal." not in name:  # no CLIP has that branch; it starts fresh
+            tensors[name] = take(name)
+    cls, table = "embeddings.cls_token", "embeddings.position_embedding"
+    tensors[cls] = tensors[cls].view(1, 1, -1)
+    tensors[table] = resize_positions(tensors[table][None], config.grid)
     return {f"model.vision.{name}": tensor for name, tensor in tensors.items()}
 
 
-def interleave(query: Tensor, key: Tensor, value: Tensor, *, heads: int) -> Tensor:
-    """Three projections as the one of f_V, whose rows are grouped per head as [q k v]."""
-    parts = [part.unflatten(0, (heads, -1)) for part in (query, key, value)]
-    return torch.stack(parts, dim=1).flatten(0, 2)
+def _prefix(checkpoint: Checkpoint, stem: str) -> str:
+    """`stem`, if the names of a checkpoint start with it: some were saved without."""
+    return stem if any(name.startswith(stem) for name in checkpoint) else ""
+
+
+def _part(checkpoint: Checkpoint, name: str, whole: str) -> Any:
+    if name not in checkpoint:
+        raise CheckpointError(f"{checkpoint.folder} lacks {name!r}; expected a complete {whole}")
+    return checkpoint[name]
+
+
+def interleave(*projections: Tensor, heads: int) -> Tensor:
+    """Query, key and value projections as the one of f_V, whose rows are grouped per head as [q k v]."""
+    return torch.stack([part.unflatten(0, (heads, -1)) for part in projections], dim=1).flatten(0, 2)
 
 
 def resize_positions(table_1NC: Tensor, grid: int) -> Tensor:
@@ -221,26 +210,17 @@ def language_tensors(folder: Path, config: OwlConfig) -> dict[str, Any]:
     adaptive decoder gets those of the text branch.
     """
     checkpoint = Checkpoint(folder)
-    stem = "transformer." if config.text_config.model_type == "bloom" else "model."
-    prefix = stem if any(name.startswith(stem) for name in checkpoint) else ""
+    prefix = _prefix(checkpoint, "transformer." if config.text_config.model_type == "bloom" else "model.")
     with torch.device("meta"):
         wanted = OwlForConditionalGeneration(config).state_dict()
-    tensors: dict[str, Any] = {}
-    for name in wanted:
-        if name == "lm_head.weight":
-            source = name
-            if config.tie_word_embeddings:
-                continue
-        elif name.startswith("model.language_model."):
-            source = prefix + name.removeprefix("model.language_model.").replace("visual_", "")
-        else:
-            continue
-        if source not in checkpoint:
-            raise CheckpointError(f"{folder} lacks {source!r}; expected a complete language model with its head")
-        # Two branches must not share memory: they go apart in training.
-        is_copy = "visual_" in name
-        tensors[name] = checkpoint[source][...].clone() if is_copy else checkpoint[source]
-    return tensors
+    sources = {} if config.tie_word_embeddings else {"lm_head.weight": "lm_head.weight"}
+    stem = "model.language_model."
+    sources |= {
+        name: prefix + name.removeprefix(stem).replace("visual_", "") for name in wanted if name.startswith(stem)
+    }
+    found = {name: _part(checkpoint, source, "language model with its head") for name, source in sources.items()}
+    # Two branches must not share memory: they go apart in training.
+    return {name: part[...].clone() if "visual_" in name else part for name, part in found.items()}
 
 
 def _fresh_tensors(config: OwlConfig, *, whole: bool) -> dict[str, Any]:
@@ -250,11 +230,8 @@ def _fresh_tensors(config: OwlConfig, *, whole: bool) -> dict[str, Any]:
         if config.tie_word_embeddings:
             del tensors["lm_head.weight"]
         return tensors
-    fresh = {
-        "model.vision.": OwlVisionModel(config.vision_config),
-        "model.abstractor.": OwlAbstractor(config.abstractor_config),
-    }
-    return {prefix + name: tensor for prefix, module in fresh.items() for name, tensor in module.state_dict().items()}
+    vision, abstractor = OwlVisionModel(config.vision_config), OwlAbstractor(config.abstractor_config)
+    return vision.state_dict(prefix="model.vision.") | abstractor.state_dict(prefix="model.abstractor.")
 
 
 # ---- another picture size ------------------------------------------------------------------------

@@ -7,8 +7,7 @@ text part, even an empty one, stays inline where it is. This file knows no token
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mplug_owl.errors import ConfigError, RequestError, did_you_mean
@@ -32,24 +31,24 @@ V0_SYSTEM = (
     "The assistant gives helpful, detailed, and polite answers to the human's questions."
 )
 END = "</s>"  # ends an answer in every format; ordinary text to a tokenizer that has no such token
+VIDEO = "<|video|>"
 
 
 @dataclass(frozen=True)
 class PromptFormat:
     """What a family expects of its prompts."""
 
-    name: str
     image_token: str
-    video_token: str
     bos: str
     """"first": once, before everything; "piece": as Owl2 does it; "none"."""
     pad: str
     """Which of the tokenizer's special tokens fills up a batch."""
-    turn_marker: str | None
-    """Training text is cut at this marker and tokenised in pieces; None: only at pictures."""
-    answer_marker: str | None
-    """The marker directly in front of an answer; a piece of its own in training text."""
     templates: Mapping[str, str]
+    turn_marker: str | None = None
+    """Training text is cut at this marker and tokenised in pieces; None: only at pictures."""
+    answer_marker: str | None = None
+    """The marker directly in front of an answer; a piece of its own in training text."""
+    video_token: str = VIDEO
 
 
 def _joined(*lines: str) -> str:
@@ -57,26 +56,21 @@ def _joined(*lines: str) -> str:
     return "".join(line.strip() for line in lines)
 
 
-def _inline(image: str, video: str) -> str:
+def _opening(image: str, system: str) -> str:
+    """Define `inline` and find the system text: a system message, else the variable `system`, else the format's own."""
     return _joined(
         "{%- macro inline(content) -%}",
         "{%- if content is string -%}{{ content }}",
         "{%- else -%}{%- for part in content -%}",
         "{%- if part.type == 'image' -%}{{ '" + image + "' }}",
-        "{%- elif part.type == 'video' -%}{{ '" + video + "' }}",
+        "{%- elif part.type == 'video' -%}{{ '" + VIDEO + "' }}",
         "{%- elif part.type == 'text' -%}{{ part.text }}",
         "{%- endif -%}{%- endfor -%}{%- endif -%}",
         "{%- endmacro -%}",
-    )
-
-
-def _head(default: str) -> str:
-    """Find the system text: a system message, else the variable `system`, else the format's own."""
-    return _joined(
         "{%- if messages and messages[0].role == 'system' -%}",
         "{%- set head = inline(messages[0].content) -%}{%- set turns = messages[1:] -%}",
         "{%- else -%}",
-        "{%- set head = system if system is defined and system is not none else " + repr(default) + " -%}",
+        "{%- set head = system if system is defined and system is not none else " + repr(system) + " -%}",
         "{%- set turns = messages -%}",
         "{%- endif -%}",
     )
@@ -87,10 +81,8 @@ def _owl(system: str, *, prompt: str = "AI: ", end: str = "") -> str:
 
     Upstream does not learn an empty answer in a row with pictures, and does in a row without.
     """
-    image, video = "<image>", "<|video|>"
     return _joined(
-        _inline(image, video),
-        _head(system),
+        _opening("<image>", system),
         "{%- set ns = namespace(sep='\\n' if head else '', media=false) -%}",
         "{{- head -}}",
         "{%- for message in turns -%}",
@@ -128,20 +120,15 @@ def _owl2(
 
     The space before an answer belongs to the span: to the tokenizers of these families it is part of the first token.
     """
-    image, video = "<|image|>", "<|video|>"
     moved = _joined(
-        "{%- if message.content is string -%}{{ message.content }}",
-        "{%- else -%}",
-        "{%- set media = message.content | rejectattr('type', 'equalto', 'text') | list -%}",
-        "{%- set text = inline(message.content | selectattr('type', 'equalto', 'text') | list) -%}",
-        "{%- if media -%}{{ inline(media) + '\\n' + text | trim }}",
-        "{%- else -%}{{ text }}{%- endif -%}",
-        "{%- endif -%}",
+        "{%- set parts = [] if message.content is string else message.content -%}",
+        "{%- set media = parts | rejectattr('type', 'equalto', 'text') | list -%}",
+        "{%- set text = inline(parts | selectattr('type', 'equalto', 'text') | list) -%}",
+        "{{- inline(media) + '\\n' + text | trim if media else inline(message.content) -}}",
     )
     user = moved if media_first else "{{- inline(message.content) -}}"
     return _joined(
-        _inline(image, video),
-        _head(system),
+        _opening("<|image|>", system),
         "{%- set ns = namespace(sep='" + sep + "' if head else '') -%}",
         "{{- head -}}",
         "{%- for message in turns -%}",
@@ -158,56 +145,34 @@ def _owl2(
     )
 
 
-_OWL2_TEMPLATES = MappingProxyType(
-    {
+_OWL2 = PromptFormat(
+    image_token="<|image|>",
+    bos="piece",
+    pad="unk_token",
+    templates={
         "default": _owl2(),
         "evaluation": _owl2(prompt=" "),
         "training": _owl2(VICUNA_SYSTEM, media_first=True),
         "v1": _owl2(VICUNA_SYSTEM),
         "v0": _owl2(V0_SYSTEM, roles=("Human", "Assistant"), sep="###", end="###"),
-    }
+    },
 )
-
-FORMATS: Mapping[str, PromptFormat] = MappingProxyType(
-    {
-        "owl": PromptFormat(
-            name="owl",
-            image_token="<image>",
-            video_token="<|video|>",
-            bos="first",
-            pad="eos_token",
-            turn_marker="\nHuman: ",
-            answer_marker="AI: ",
-            templates=MappingProxyType(
-                {
-                    "default": _owl(OWL_SYSTEM),
-                    "demo": _owl(OWL_DEMO_SYSTEM, prompt="AI:"),
-                    "training": _owl(OWL_SYSTEM, end=END),
-                }
-            ),
-        ),
-        "owl2": PromptFormat(
-            name="owl2",
-            image_token="<|image|>",
-            video_token="<|video|>",
-            bos="piece",
-            pad="unk_token",
-            turn_marker=None,
-            answer_marker=None,
-            templates=_OWL2_TEMPLATES,
-        ),
-        "owl2.1": PromptFormat(
-            name="owl2.1",
-            image_token="<|image|>",
-            video_token="<|video|>",
-            bos="none",
-            pad="eos_token",
-            turn_marker=None,
-            answer_marker=None,
-            templates=_OWL2_TEMPLATES,
-        ),
-    }
-)
+FORMATS: Mapping[str, PromptFormat] = {
+    "owl": PromptFormat(
+        image_token="<image>",
+        bos="first",
+        pad="eos_token",
+        turn_marker="\nHuman: ",
+        answer_marker="AI: ",
+        templates={
+            "default": _owl(OWL_SYSTEM),
+            "demo": _owl(OWL_DEMO_SYSTEM, prompt="AI:"),
+            "training": _owl(OWL_SYSTEM, end=END),
+        },
+    ),
+    "owl2": _OWL2,
+    "owl2.1": replace(_OWL2, bos="none", pad="eos_token"),
+}
 
 
 def prompt_format(name: str) -> PromptFormat:
@@ -228,8 +193,7 @@ def plain_messages(messages: Sequence[Any]) -> list[dict[str, Any]]:
             raise RequestError(f"message {number} is a {type(message).__name__}; expected a dict")
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
-            hint = did_you_mean(str(role), ROLES)
-            raise RequestError(f"message {number} has the role {role!r}{hint}")
+            raise RequestError(f"message {number} has the role {role!r}{did_you_mean(str(role), ROLES)}")
         if role == "system" and number:
             raise RequestError(f"message {number} is a system message; expected it first")
         if not isinstance(content, str):
@@ -255,12 +219,6 @@ def _plain_part(part: Any, number: int) -> dict[str, str]:
 
 def carried_media(messages: Sequence[Mapping[str, Any]], kind: str) -> list[Any]:
     """The pictures ("image") or clips ("video") that content parts hold, in reading order."""
-    contents = [message["content"] for message in messages]
-    parts = [part for content in contents if not isinstance(content, str) for part in content]
-    return [
-        part[key]
-        for part in parts
-        if part["type"] == kind
-        for key in (kind, "path", "url")
-        if part.get(key) is not None
-    ]
+    contents = [message["content"] for message in messages if not isinstance(message["content"], str)]
+    parts = [part for content in contents for part in content if part["type"] == kind]
+    return [part[key] for part in parts for key in (kind, "path", "url") if part.get(key) is not None]

@@ -7,7 +7,7 @@ code of ours. This file knows nothing of prompts and pictures.
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ _QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_LLAMA_NAMES = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 _QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{i}|>" for i in range(205)))
 
 
@@ -33,7 +34,7 @@ def llama_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     folder = Path(folder)
     path = folder / "tokenizer.model"
     if not path.is_file():
-        return _from_json(folder, ("<unk>", "<s>", "</s>"))
+        return _from_json(folder, _LLAMA_NAMES)
     proto = _sentencepiece(path)
     pieces = [piece.piece for piece in proto.pieces]
     kinds = {kind: [p.piece for p in proto.pieces if p.type == kind] for kind in (2, 3, 4)}
@@ -47,18 +48,15 @@ def llama_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
             byte_fallback=proto.trainer_spec.byte_fallback,
         )
     )
-    steps: list[Any] = []
-    if proto.normalizer_spec.precompiled_charsmap:
-        steps.append(normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap))
-    if proto.normalizer_spec.add_dummy_prefix:
-        steps.append(normalizers.Prepend(_SPACE))
-    backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
-    strip = [decoders.Strip(content=" ", left=1)] if proto.normalizer_spec.add_dummy_prefix else []
+    rules = proto.normalizer_spec
+    charsmap = [normalizers.Precompiled(rules.precompiled_charsmap)] if rules.precompiled_charsmap else []
+    prefix = [normalizers.Prepend(_SPACE)] if rules.add_dummy_prefix else []
+    strip = [decoders.Strip(content=" ", left=1)] if rules.add_dummy_prefix else []
+    backend.normalizer = normalizers.Sequence([*charsmap, *prefix, normalizers.Replace(" ", _SPACE)])
     backend.decoder = decoders.Sequence(
         [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
-    special = [*kinds[2], *kinds[3]]
-    backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special])
+    _add_special(backend, [*kinds[2], *kinds[3]])
     backend.add_tokens([AddedToken(text, normalized=False) for text in kinds[4]])
     ids = proto.trainer_spec
     names = {"unk_token": ids.unk_id, "bos_token": ids.bos_id, "eos_token": ids.eos_id, "pad_token": ids.pad_id}
@@ -67,7 +65,7 @@ def llama_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
 
 def bloom_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     """Read BLOOM's `tokenizer.json`."""
-    return _from_json(Path(folder), ("<unk>", "<s>", "</s>", "<pad>"))
+    return _from_json(Path(folder), {**_LLAMA_NAMES, "pad_token": "<pad>"})
 
 
 def qwen_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
@@ -77,7 +75,7 @@ def qwen_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     folder = Path(folder)
     path = folder / "qwen.tiktoken"
     if not path.is_file():
-        return _from_json(folder, ("<|endoftext|>",))
+        return _from_json(folder, {"eos_token": _QWEN_SPECIAL[0]})
     letters = _byte_letters()
     ranks = {"".join(letters[byte] for byte in token): rank for token, rank in _tiktoken(path).items()}
     # tiktoken takes a whole word that is a token as it is; so does `ignore_merges`.
@@ -90,19 +88,22 @@ def qwen_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
         ]
     )
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in _QWEN_SPECIAL])
+    _add_special(backend, _QWEN_SPECIAL)
     return _wrap(backend, {"eos_token": _QWEN_SPECIAL[0], "pad_token": _QWEN_SPECIAL[0]})
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer of 259 ids that needs no file: `<unk>`, `<s>`, `</s>`, then the 256 bytes."""
-    special = ("<unk>", "<s>", "</s>")
-    names = [*special, *_byte_letters()]
-    backend = Tokenizer(BPE(vocab={name: i for i, name in enumerate(names)}, merges=[]))
+    words = [*_LLAMA_NAMES.values(), *_byte_letters()]
+    backend = Tokenizer(BPE(vocab={word: i for i, word in enumerate(words)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
+    _add_special(backend, _LLAMA_NAMES.values())
+    return _wrap(backend, _LLAMA_NAMES)
+
+
+def _add_special(backend: Tokenizer, special: Iterable[str]) -> None:
     backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special])
-    return _wrap(backend, dict(zip(("unk_token", "bos_token", "eos_token"), special, strict=True)))
 
 
 def _wrap(backend: Tokenizer, names: dict[str, str]) -> PreTrainedTokenizerFast:
@@ -115,7 +116,7 @@ def _wrap(backend: Tokenizer, names: dict[str, str]) -> PreTrainedTokenizerFast:
     )
 
 
-def _from_json(folder: Path, special: tuple[str, ...]) -> PreTrainedTokenizerFast:
+def _from_json(folder: Path, names: dict[str, str]) -> PreTrainedTokenizerFast:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise CheckpointError(f"{folder} holds no tokenizer; expected the tokenizer files of the release")
@@ -123,17 +124,10 @@ def _from_json(folder: Path, special: tuple[str, ...]) -> PreTrainedTokenizerFas
         backend = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception for whatever is wrong with the file
         raise CheckpointError(f"{path} is no tokenizer ({error}); download it again") from None
-    absent = [text for text in special if backend.token_to_id(text) is None]
-    if absent:
-        raise CheckpointError(f"{path} lacks the special token {absent[0]!r}; take the tokenizer of the release")
-    roles = {
-        "<unk>": "unk_token",
-        "<s>": "bos_token",
-        "</s>": "eos_token",
-        "<pad>": "pad_token",
-        "<|endoftext|>": "eos_token",
-    }
-    return _wrap(backend, {roles[text]: text for text in special})
+    for text in names.values():
+        if backend.token_to_id(text) is None:
+            raise CheckpointError(f"{path} lacks the special token {text!r}; take the tokenizer of the release")
+    return _wrap(backend, names)
 
 
 def _merges(ranks: Mapping[str, float]) -> list[tuple[str, str]]:
@@ -168,10 +162,8 @@ def _sentencepiece(path: Path) -> Any:
         raise CheckpointError(f"{path} is no sentencepiece model; download it again") from None
     if not proto.pieces or not any(piece.type == 2 for piece in proto.pieces):
         raise CheckpointError(f"{path} holds no vocabulary; download it again")
-    if proto.trainer_spec.model_type != 2:
-        raise CheckpointError(
-            f"{path} is a sentencepiece model of type {proto.trainer_spec.model_type}; expected BPE (2)"
-        )
+    if (kind := proto.trainer_spec.model_type) != 2:
+        raise CheckpointError(f"{path} is a sentencepiece model of type {kind}; expected BPE (2)")
     if proto.normalizer_spec.remove_extra_whitespaces:
         raise CheckpointError(
             f"{path} removes extra white space, which no released model does; "

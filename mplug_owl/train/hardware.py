@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from mplug_owl.errors import ConfigError, did_you_mean
 
 GIB = 2**30
+USABLE = 0.95  # of the memory: the allocator loses the rest between blocks of unlike sizes
+CONTEXT = GIB  # taken before the first tensor: driver context, library workspaces, collectives
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,11 @@ class Accelerator:
     """Bytes a program can allocate."""
     bandwidth: float
     """Bytes/s between memory and cores."""
-    context: int = GIB
-    """Bytes taken before the first tensor: driver context, library workspaces, collectives."""
 
-    def room(self, usable: float) -> int:
-        """Bytes for tensors, where the allocator can use such a share of the memory."""
-        return int(usable * self.memory) - self.context
+    @property
+    def room(self) -> int:
+        """Bytes for tensors."""
+        return int(USABLE * self.memory) - CONTEXT
 
 
 def _row(name: str, bf16: float, fp32: float, fp64: float, gib: float, gb_per_s: float) -> Accelerator:
@@ -34,8 +35,19 @@ def _row(name: str, bf16: float, fp32: float, fp64: float, gib: float, gb_per_s:
     return Accelerator(name, peak, int(gib * GIB), gb_per_s * 1e9)
 
 
+def _cpu() -> Accelerator:
+    """This machine: all of its memory, and a modest core's arithmetic times the cores it has.
+
+    Per core 400 GFLOP/s in bfloat16 (AVX512-BF16) and 100 in float32; older cores are slower, and those with matrix
+    units several times faster.
+    """
+    cores = os.cpu_count() or 1
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return _row("CPU", 0.4 * cores, 0.1 * cores, 0.05 * cores, memory / GIB, 40)
+
+
 # TFLOP/s in bfloat16 (tensor cores), float32 (vector cores: TF32 is not switched on), float64; GiB; GB/s.
-_TABLE = (
+_ROWS = (
     # NVIDIA A100 Tensor Core GPU data sheet (2021)
     _row("A100-40", 312, 19.5, 9.7, 39.4, 1555),
     _row("A100-80", 312, 19.5, 9.7, 79.2, 2039),
@@ -49,22 +61,9 @@ _TABLE = (
     _row("L40S", 362, 91.6, 1.4, 44.4, 864),
     # NVIDIA Ada GPU architecture paper, appendix A; bfloat16 with float32 accumulation
     _row("RTX4090", 165.2, 82.6, 1.3, 23.5, 1008),
+    _cpu(),
 )
-
-
-def _cpu() -> Accelerator:
-    """This machine: all of its memory, and a modest core's arithmetic times the cores it has.
-
-    Per core 400 GFLOP/s in bfloat16 (AVX512-BF16) and 100 in float32; older cores are slower, and those with matrix
-    units several times faster.
-    """
-    cores = os.cpu_count() or 1
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    peak = {"bfloat16": 0.4e12 * cores, "float32": 0.1e12 * cores, "float64": 0.05e12 * cores}
-    return Accelerator("CPU", peak, memory, 40e9)
-
-
-ACCELERATORS: dict[str, Accelerator] = {row.name: row for row in (*_TABLE, _cpu())}
+ACCELERATORS = {row.name: row for row in _ROWS}
 
 
 def accelerator(name: str) -> Accelerator:

@@ -8,7 +8,6 @@ are. `str(plan)` is what `owl plan` prints.
 import argparse
 import dataclasses
 import json
-from collections import Counter
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -31,7 +30,6 @@ from mplug_owl.train.recipe import MODULES, Init, Recipe
 from mplug_owl.train.rehearsal import PARTS, Shape, Trace, Work, rehearse
 from mplug_owl.train.residents import residents, shards
 
-USABLE = 0.95  # of a GPU's memory: the allocator loses the rest between blocks of unlike sizes
 OPTIMIZER_TRAFFIC = 7  # words AdamW moves per parameter: reads weight, gradient and two moments
 
 
@@ -42,9 +40,7 @@ class Setting:
     gpus: int = 1
     gpu: str = "H200"
     mfu: float = 0.4
-    """Share of the peak that the model's own FLOPs reach; those that checkpointing computes a second time come on top,
-    at the same speed.
-    """
+    """Share of the peak that the model's own FLOPs reach; those that checkpointing repeats come on top, as fast."""
     length: int | None = None
     """Positions of a row; the recipe's longest unless given."""
     media: int | None = None
@@ -129,13 +125,8 @@ class Plan:
         return None if self.steps is None else self.steps * self.step_seconds / 3600
 
     def to_json(self) -> str:
-        totals = {
-            "step_flops": self.step_flops,
-            "total_memory": self.total_memory,
-            "fits": self.fits,
-            "hours": self.hours,
-        }
-        return json.dumps({**dataclasses.asdict(self), **totals}, indent=2) + "\n"
+        totals = {name: getattr(self, name) for name in ("step_flops", "total_memory", "fits", "hours")}
+        return json.dumps(dataclasses.asdict(self) | totals, indent=2)
 
     def __str__(self) -> str:
         return table(self)
@@ -154,27 +145,27 @@ def _plan(recipe: Recipe, setting: Setting) -> Plan:
     resident = residents(model, shards(recipe.compute, setting.gpus), dtype)
     shape = _shape(recipe, setting, model.config)
     trace = rehearse(model, shape, dtype)
-    share = recipe.data.multimodal_share
+    batch, share = recipe.batch.size, recipe.data.multimodal_share
     share = 1.0 if share is None else share
-    flops = _step_work(trace, recipe.batch.size / shape.rows, share)
+    flops = _step_work(trace, batch / shape.rows, share)
     steps = _steps(recipe, setting)
-    shown = round(recipe.batch.size * shape.media * share)
+    shown = round(batch * shape.media * share)
     return Plan(
         recipe=recipe.name,
         setting=setting,
         parallel=recipe.compute.parallel,
         dtype=recipe.compute.dtype,
         shape=shape,
-        batch=recipe.batch.size,
-        accumulate=ceil(recipe.batch.size / (setting.gpus * shape.rows)),
+        batch=batch,
+        accumulate=ceil(batch / (setting.gpus * shape.rows)),
         modules=modules,
         flops=flops,
-        memory=_ordered({**resident, **trace.peak}),
-        available=accelerator(setting.gpu).room(USABLE),
+        memory={kind: size for kind, size in (resident | trace.peak).items() if size},
+        available=accelerator(setting.gpu).room,
         step_seconds=_seconds(flops, resident["optimizer state"], recipe, setting),
         steps=steps,
-        positions=steps and steps * recipe.batch.size * shape.length,
-        samples=steps and steps * max(shown if shape.packed else 0, recipe.batch.size),
+        positions=steps and steps * batch * shape.length,
+        samples=steps and steps * max(shown if shape.packed else 0, batch),
         media=steps and steps * shown,
         assumed=_assumed(recipe.init),
     )
@@ -182,9 +173,8 @@ def _plan(recipe: Recipe, setting: Setting) -> Plan:
 
 def _weightless(recipe: Recipe) -> OwlForConditionalGeneration:
     """The recipe's model on the meta device, frozen and adapted as the run will have it."""
-    config = _configuration(recipe.init)
     with torch.device("meta"):
-        model = OwlForConditionalGeneration(config)
+        model = OwlForConditionalGeneration(_configuration(recipe.init))
         model.tie_weights()
         stages.prepare(model, recipe)
     if recipe.compute.checkpoint_activations:
@@ -213,9 +203,9 @@ def _configuration(init: Init) -> OwlConfig:
     raw = read_config(folder)
     native = raw["model_type"] == OwlConfig.model_type
     config = OwlConfig.from_pretrained(folder) if native else open_published(folder, raw)[0]
-    vision: Any = config.vision_config
-    abstractor: Any = config.abstractor_config
     if init.image_size is not None:
+        vision: Any = config.vision_config
+        abstractor: Any = config.abstractor_config
         vision.image_size = init.image_size
         if abstractor.position_grid is not None:
             abstractor.position_grid = vision.grid
@@ -223,13 +213,12 @@ def _configuration(init: Init) -> OwlConfig:
 
 
 def _modules(model: OwlForConditionalGeneration) -> dict[str, Module]:
-    everything: Counter[str] = Counter()
-    trained: Counter[str] = Counter()
+    found = dict.fromkeys(MODULES, Module(0, 0))
     for name, weight in model.named_parameters():
-        module = stages.module_of(name)
-        everything[module] += weight.numel()
-        trained[module] += weight.numel() if weight.requires_grad else 0
-    return {m: Module(everything[m], trained[m]) for m in MODULES if m in everything}
+        module, size = stages.module_of(name), weight.numel()
+        before = found[module]
+        found[module] = Module(before.parameters + size, before.trained + size * weight.requires_grad)
+    return {name: module for name, module in found.items() if module.parameters}
 
 
 def _shape(recipe: Recipe, setting: Setting, config: OwlConfig) -> Shape:
@@ -250,19 +239,11 @@ def _shape(recipe: Recipe, setting: Setting, config: OwlConfig) -> Shape:
 
 def _step_work(trace: Trace, times: float, media_share: float) -> dict[str, Work]:
     """From one micro-batch to the step of all GPUs, in which a share of the rows has media."""
-    factors = {part: times for part in PARTS}
-    factors["vision"] = factors["abstractor"] = times * media_share
+    seen = times * media_share
+    factors = {"vision": seen, "abstractor": seen, "language": times, "head": times}
     work = {part: trace.linear[part].scaled(factors[part]) for part in PARTS}
     attention = (trace.attention[part].scaled(factors[part]) for part in PARTS)
     return {**work, "attention": sum(attention, Work())}
-
-
-def _ordered(memory: dict[str, int]) -> dict[str, int]:
-    """What is always there first, then what a forward and a backward pass bring."""
-    activations = (f"activations of {part}" for part in PARTS)
-    later = ["inputs", *activations, "logits", "backward pass"]
-    known = [kind for kind in memory if kind not in later] + later
-    return {kind: memory[kind] for kind in known if memory.get(kind)}
 
 
 def _seconds(flops: dict[str, Work], moments: int, recipe: Recipe, setting: Setting) -> float:
@@ -274,10 +255,9 @@ def _seconds(flops: dict[str, Work], moments: int, recipe: Recipe, setting: Sett
 
 
 def _steps(recipe: Recipe, setting: Setting) -> int | None:
-    optim = recipe.optim
-    if optim.steps is not None or optim.epochs is None or setting.epoch_rows is None:
-        return optim.steps
-    return ceil(optim.epochs * setting.epoch_rows / recipe.batch.size)
+    if recipe.optim.epochs is None or setting.epoch_rows is None:
+        return recipe.optim.steps
+    return ceil(recipe.optim.epochs * setting.epoch_rows / recipe.batch.size)
 
 
 def _remedy(recipe: Recipe, setting: Setting) -> Remedy:
@@ -296,7 +276,8 @@ def _remedy(recipe: Recipe, setting: Setting) -> Remedy:
     compute = recipe.compute
     shard = ("compute.parallel=fsdp",) if compute.parallel == "ddp" else ()
     again = () if compute.checkpoint_activations else ("compute.checkpoint_activations=true",)
-    here = ((), shard, again, (*shard, *again)) if setting.gpus > 1 else ((), again)
+    both = (*shard, *again)
+    here = ((), shard, again, both) if setting.gpus > 1 else ((), again)
     micros = [recipe.batch.micro]
     while micros[-1] % 2 == 0:
         micros.append(micros[-1] // 2)
@@ -308,7 +289,7 @@ def _remedy(recipe: Recipe, setting: Setting) -> Remedy:
             return next((remedy for remedy in larger if remedy.fits), smallest)
         closest.append(smallest)
     for times in (2, 4, 8, 16):
-        closest.append(attempt(micros[-1], (*shard, *again), times * setting.gpus))
+        closest.append(attempt(micros[-1], both, times * setting.gpus))
         if closest[-1].fits:
             return closest[-1]
     return min(closest, key=lambda remedy: remedy.memory)
@@ -322,11 +303,10 @@ def _changed(recipe: Recipe, overrides: tuple[str, ...]) -> Recipe:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    known = ", ".join(ACCELERATORS)
     parser.add_argument("recipe", metavar="RECIPE", help="a shipped recipe or a TOML file")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="as optim.steps=100")
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="all machines together")
-    parser.add_argument("--gpu", default="H200", metavar="KIND", help=f"{known} (default: H200)")
+    parser.add_argument("--gpu", default="H200", metavar="KIND", help=f"{', '.join(ACCELERATORS)} (default: H200)")
     parser.add_argument("--mfu", type=float, default=0.4, help="expected share of the peak (default: 0.4)")
     parser.add_argument("--length", type=int, metavar="N", help="positions of a row (default: full)")
     parser.add_argument("--media", type=int, metavar="N", help="pictures or videos of a row")
@@ -337,9 +317,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """`owl plan`: exit status 0 where the run fits, 1 where it does not."""
-    names = [field.name for field in dataclasses.fields(Setting)]
-    made = plan(
-        recipes.load(arguments.recipe, tuple(arguments.overrides)), **{name: getattr(arguments, name) for name in names}
-    )
-    print(made.to_json() if arguments.json else made, end="" if arguments.json else "\n")
+    setting = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Setting)}
+    made = plan(recipes.load(arguments.recipe, tuple(arguments.overrides)), **setting)
+    print(made.to_json() if arguments.json else made)
     return 0 if made.fits else 1

@@ -4,7 +4,6 @@ It formats what it is given and computes nothing but sums and shares.
 """
 
 import textwrap
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from mplug_owl.train.rehearsal import Work
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from mplug_owl.train.plan import Plan
 
 GIB = 2**30
-LABEL = 30
+LABEL = 32
 WIDTH = 100
 
 
@@ -22,12 +21,8 @@ def table(plan: "Plan") -> str:
     return "\n\n".join("\n".join(section(plan)) for section in sections)
 
 
-def _row(label: str, values: Iterable[str] = (), note: str = "") -> str:
-    return (f"  {label:<{LABEL}}" + "".join(f"{value:>17}" for value in values) + note).rstrip()
-
-
-def _title(label: str, columns: Sequence[str] = ()) -> str:
-    return f"{label:<{LABEL + 2}}" + "".join(f"{column:>17}" for column in columns)
+def _row(label: str, *values: str, note: str = "") -> str:
+    return (f"{label:<{LABEL}}" + "".join(f"{value:>17}" for value in values) + note).rstrip()
 
 
 def _head(plan: "Plan") -> list[str]:
@@ -46,11 +41,11 @@ def _head(plan: "Plan") -> list[str]:
 def _modules(plan: "Plan") -> list[str]:
     def row(name: str, parameters: int, trained: int) -> str:
         share = f"{trained / parameters:.2%}" if parameters else "-"
-        return _row(name, (f"{parameters:,}", f"{trained:,}", share))
+        return _row(f"  {name}", f"{parameters:,}", f"{trained:,}", share)
 
     modules = plan.modules.values()
     return [
-        _title("parameters", ("all", "trained", "share")),
+        _row("parameters", "all", "trained", "share"),
         *(row(name, m.parameters, m.trained) for name, m in plan.modules.items()),
         row("all", sum(m.parameters for m in modules), sum(m.trained for m in modules)),
     ]
@@ -59,24 +54,23 @@ def _modules(plan: "Plan") -> list[str]:
 def _work(plan: "Plan") -> list[str]:
     def row(name: str, work: Work) -> str:
         counts = (work.forward, work.backward, work.recompute)
-        return _row(name, (f"{count / 1e12:,.2f}" for count in counts))
+        return _row(f"  {name}", *(f"{count / 1e12:,.2f}" for count in counts))
 
     return [
-        _title("TFLOP of a step", ("forward", "backward", "recomputed")),
+        _row("TFLOP of a step", "forward", "backward", "recomputed"),
         *(row(name, work) for name, work in plan.flops.items()),
         row("all", sum(plan.flops.values(), Work())),
     ]
 
 
 def _memory(plan: "Plan") -> list[str]:
-    room = plan.available / GIB
     verdict = "fits" if plan.fits else "DOES NOT FIT"
-    lines = [
-        _title("memory of one GPU", ("GiB",)),
-        *(_row(kind, (_gib(size),)) for kind, size in plan.memory.items()),
-        _row("all", (_gib(plan.total_memory),), f"   {verdict}: {room:,.1f} GiB for tensors"),
+    return [
+        _row("memory of one GPU", "GiB"),
+        *(_row(f"  {kind}", _gib(size)) for kind, size in plan.memory.items()),
+        _row("  all", _gib(plan.total_memory), note=f"   {verdict}: {plan.available / GIB:,.1f} GiB for tensors"),
+        *_advice(plan),
     ]
-    return lines + _advice(plan)
 
 
 def _gib(size: int) -> str:
@@ -93,39 +87,32 @@ def _advice(plan: "Plan") -> list[str]:
     if remedy.fits:
         lines = ["", f"to make it fit ({_gib(remedy.memory)} GiB{hours}), add:", f"  {changes}"]
     else:
-        lines = [
-            "",
-            f"not even this makes it fit ({_gib(remedy.memory)} GiB):",
-            f"  {changes}",
-            "a smaller data.max_length would help",
-        ]
+        lines = ["", f"not even this makes it fit ({_gib(remedy.memory)} GiB):", f"  {changes}"]
+        lines.append("a smaller data.max_length would help")
     if more and plan.modules["language"].trained:
         lines.append("or train.lora in place of train.language, as owl2-instruct-lora has it")
     return lines
 
 
 def _run(plan: "Plan") -> list[str]:
-    mfu, steps = plan.setting.mfu, plan.steps
-    again = sum(work.recompute for work in plan.flops.values())
-    speed = f"at {mfu:.0%} MFU" + (", recomputation added" if again else "")
+    again = any(work.recompute for work in plan.flops.values())
+    speed = f"   at {plan.setting.mfu:.0%} MFU" + (", recomputation added" if again else "")
     rate = plan.batch * plan.shape.length / plan.step_seconds
     lines = [
         "run",
-        _row("seconds a step", (f"{plan.step_seconds:,.2f}",), f"   {speed}"),
-        _row("positions a second", (f"{rate:,.0f}",)),
+        _row("  seconds a step", f"{plan.step_seconds:,.2f}", note=speed),
+        _row("  positions a second", f"{rate:,.0f}"),
     ]
-    if steps is None or plan.hours is None:
-        note = "the recipe counts in epochs: give --epoch-rows for totals and hours"
-        return [*lines, f"  {note}"]
-    assert plan.positions is not None and plan.samples is not None and plan.media is not None
-    total = steps * plan.step_flops
+    if plan.steps is None or plan.hours is None:
+        return [*lines, "  the recipe counts in epochs: give --epoch-rows for totals and hours"]
     unit = "   (each picture or video one sample)" if plan.shape.packed else ""
+    gpu_hours = f"   {plan.hours * plan.setting.gpus:,.0f} GPU-hours"
     return [
         *lines,
-        _row("steps", (f"{steps:,}",)),
-        _row("samples", (f"{plan.samples:,}",), unit),
-        _row("positions", (f"{plan.positions:,}",), "   media included"),
-        _row("pictures and videos", (f"{plan.media:,}",)),
-        _row("FLOP", (f"{total:.3g}",), "   without recomputation"),
-        _row("hours", (f"{plan.hours:,.1f}",), f"   {plan.hours * plan.setting.gpus:,.0f} GPU-hours"),
+        _row("  steps", f"{plan.steps:,}"),
+        _row("  samples", f"{plan.samples:,}", note=unit),
+        _row("  positions", f"{plan.positions:,}", note="   media included"),
+        _row("  pictures and videos", f"{plan.media:,}"),
+        _row("  FLOP", f"{plan.steps * plan.step_flops:.3g}", note="   without recomputation"),
+        _row("  hours", f"{plan.hours:,.1f}", note=gpu_hours),
     ]

@@ -8,8 +8,7 @@ new family) is in the numbers. What a step, a run or a GPU is, this file does no
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +31,7 @@ aten = torch.ops.aten
 # Everything else that has a FLOP formula is a linear layer or a convolution. Attention without a fused kernel is two
 # batched products; no layer of an owl makes one for another purpose but the rotary angles, which weigh nothing.
 _BATCHED_PRODUCTS = {aten.bmm, aten.baddbmm}
+_KINDS = {**{part: f"activations of {part}" for part in PARTS}, "head": "logits"}  # of memory, by part
 
 
 @dataclass(frozen=True)
@@ -81,32 +81,33 @@ class Trace:
 
 def rehearse(model: OwlForConditionalGeneration, shape: Shape, dtype: torch.dtype) -> Trace:
     """Run one micro-batch through `model`, which computes in `dtype` and passes each gradient on as soon as it has
-    arrived, as in a run. The model is left with fake tensors: build it for this.
+    arrived, as in a run. The model is left with fake tensors and hooks: build it for this.
     """
+
+    def fake(_: str, old: Tensor) -> Tensor:
+        return torch.empty(old.shape, dtype=dtype if isinstance(old, nn.Parameter) else old.dtype)
+
     with FakeTensorMode(), _Recorder() as recorder:
-        recorder.part = "weights"
-        rebuild(model, lambda _, old: torch.empty(old.shape, dtype=_as_in_a_run(old, dtype)))
+        rebuild(model, fake)
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.register_post_accumulate_grad_hook(_pass_on)
         training_mode(model)
-        with _watched(model, recorder):
-            recorder.part = "inputs"
-            inputs = _inputs(model.config, shape)
-            recorder.part = "language"
-            loss = _loss(model, shape, inputs)
+        _watch(model, recorder)
+        recorder.part = "inputs"
+        inputs = _inputs(model.config, shape)
+        recorder.part = "language"
+        loss = _loss(model, inputs)
         if not loss.requires_grad:
             raise ConfigError(
                 f"media={shape.media}: without pictures nothing that trains takes part; give rows "
                 "at least one, or train the language model"
             )
-        with recorder.backward_pass():
-            torch.autograd.backward(loss)
-    return recorder.trace()
-
-
-def _as_in_a_run(old: Tensor, dtype: torch.dtype) -> torch.dtype:
-    return dtype if isinstance(old, nn.Parameter) else old.dtype
+        recorder.in_backward = True
+        torch.autograd.backward(loss)
+    kinds = ("inputs", *_KINDS.values(), "backward pass")
+    peak = {kind: recorder.peak[kind] for kind in kinds if recorder.peak[kind]}
+    return Trace(recorder.work["linear"], recorder.work["attention"], peak)
 
 
 def _pass_on(weight: Tensor) -> None:
@@ -118,39 +119,30 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.part = "language"
+        self.part = "weights"
         self.in_backward = False
-        self.flops: Counter[tuple[str, str, str]] = Counter()
+        self.work = {what: dict.fromkeys(PARTS, Work()) for what in ("linear", "attention")}
         self.live: Counter[str] = Counter()
-        self.peak: dict[str, int] = {}
-        self.highest = self.total = 0
-        self.kinds: dict[int, str] = {}
-        """Kind of every live storage, by identity."""
+        self.peak: Counter[str] = Counter()
+        self.known: set[int] = set()
+        """Identities of the live storages."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         self.count(func.overloadpacket, args, kwargs or {}, out)
-        kind = self.kind()
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
-                self.hold(leaf, kind)
+                self.hold(leaf.untyped_storage())
         return out
 
     @property
-    def recomputing(self) -> bool:
-        """Only what is recomputed builds a graph during the backward pass."""
-        return self.in_backward and torch.is_grad_enabled()
-
-    def kind(self) -> str:
-        if self.in_backward and not self.recomputing:
-            return "backward pass"
-        named = {"head": "logits", "inputs": "inputs", "weights": "weights"}
-        return named.get(self.part, f"activations of {self.part}")
+    def phase(self) -> str:
+        if not self.in_backward:
+            return "forward"
+        # Only what is recomputed builds a graph during the backward pass.
+        return "recompute" if torch.is_grad_enabled() else "backward"
 
     def count(self, packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        phase = "forward"
-        if self.in_backward:
-            phase = "recompute" if self.recomputing else "backward"
         name = packet.__name__
         if "scaled_dot_product" in name:
             # A fused backward kernel forms the scores again; that is no work of the model.
@@ -158,55 +150,30 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             query, _, value = args[1:4] if backward else args[:3]
             products = 2 * query.shape[:-1].numel() * args[2 if backward else 1].shape[-2]
             flops = products * (query.shape[-1] + value.shape[-1]) * (2 if backward else 1)
-            self.flops["attention", self.part, phase] += flops
+            self.work["attention"][self.part] += Work(**{self.phase: flops})
         elif packet in flop_registry:
             what = "attention" if packet in _BATCHED_PRODUCTS else "linear"
-            self.flops[what, self.part, phase] += flop_registry[packet](*args, **kwargs, out_val=out)
+            flops = flop_registry[packet](*args, **kwargs, out_val=out)
+            self.work[what][self.part] += Work(**{self.phase: flops})
 
-    def hold(self, tensor: Tensor, kind: str) -> None:
+    def hold(self, storage: torch.UntypedStorage) -> None:
         """Count the bytes of a storage not seen before, until it dies."""
-        storage = tensor.untyped_storage()
-        key, size = id(storage), storage.nbytes()
-        if key in self.kinds:
+        if id(storage) in self.known:
             return
-        self.kinds[key] = kind
-        weakref.finalize(storage, self.release, key, size).atexit = False
-        self.add(kind, size)
+        kind = "backward pass" if self.phase == "backward" else _KINDS.get(self.part, self.part)
+        self.known.add(id(storage))
+        weakref.finalize(storage, self.release, id(storage), kind, storage.nbytes()).atexit = False
+        self.live[kind] += storage.nbytes()
+        if self.live.total() > self.peak.total():
+            self.peak = self.live.copy()
 
-    def release(self, key: int, size: int) -> None:
-        self.add(self.kinds.pop(key), -size)
-
-    def add(self, kind: str, size: int) -> None:
-        if kind == "weights":
-            return
-        self.live[kind] += size
-        self.total += size
-        if self.total > self.highest:
-            self.highest = self.total
-            self.peak = dict(self.live)
-
-    @contextmanager
-    def backward_pass(self) -> Iterator[None]:
-        self.in_backward = True
-        yield
-        self.in_backward = False
-
-    def trace(self) -> Trace:
-        def work(what: str, part: str) -> Work:
-            return Work(*(self.flops[what, part, phase] for phase in ("forward", "backward", "recompute")))
-
-        return Trace(
-            linear={part: work("linear", part) for part in PARTS},
-            attention={part: work("attention", part) for part in PARTS},
-            peak={kind: size for kind, size in self.peak.items() if size},
-        )
+    def release(self, key: int, kind: str, size: int) -> None:
+        self.known.remove(key)
+        self.live[kind] -= size
 
 
-@contextmanager
-def _watched(model: OwlForConditionalGeneration, recorder: _Recorder) -> Iterator[None]:
+def _watch(model: OwlForConditionalGeneration, recorder: _Recorder) -> None:
     """Tell the recorder which part is at work, forward and backward."""
-    owl = model.model
-    modules = (owl.vision, owl.abstractor, owl.language_model, model.lm_head)
 
     def enter(part: str) -> Callable[..., None]:
         def hook(*_: Any) -> None:
@@ -224,13 +191,11 @@ def _watched(model: OwlForConditionalGeneration, recorder: _Recorder) -> Iterato
 
         return hook
 
-    handles = []
+    owl = model.model
+    modules = (owl.vision, owl.abstractor, owl.language_model, model.lm_head)
     for part, module in zip(PARTS, modules, strict=True):
-        handles.append(module.register_forward_pre_hook(enter(part)))
-        handles.append(module.register_forward_hook(leave(part)))
-    yield
-    for handle in handles:
-        handle.remove()
+        module.register_forward_pre_hook(enter(part))
+        module.register_forward_hook(leave(part))
 
 
 def _inputs(config: OwlConfig, shape: Shape) -> dict[str, Tensor]:
@@ -243,30 +208,24 @@ def _inputs(config: OwlConfig, shape: Shape) -> dict[str, Tensor]:
     else:
         inputs["attention_mask"] = torch.empty(rows, length, dtype=torch.long)
     if shape.media and shape.frames > 1:
-        frames = (shape.frames, 3, side, side)
-        inputs["pixel_values_videos"] = torch.empty(rows * shape.media, *frames)
+        inputs["pixel_values_videos"] = torch.empty(rows * shape.media, shape.frames, 3, side, side)
     elif shape.media:
         inputs["pixel_values"] = torch.empty(rows * shape.media, 3, side, side)
     return inputs
 
 
-def _loss(model: OwlForConditionalGeneration, shape: Shape, inputs: dict[str, Tensor]) -> Tensor:
+def _loss(model: OwlForConditionalGeneration, inputs: dict[str, Tensor]) -> Tensor:
     """The loss as the run computes it, but for one thing: media are merged by an index, not by comparing ids, which
     fake tensors, having no values, cannot do.
     """
-    owl = model.model
     features, _ = Objective(model).look(inputs, sorted(calls_of(model, inputs)))
-    text_BLD = owl.embed_text(inputs["labels"])
+    rest = {name: tensor for name, tensor in inputs.items() if "pixel" not in name}
+    text_BLD = model.model.embed_text(inputs["labels"])
     rows_ND = [rows.flatten(0, 1) for rows in features.values()]
     index = torch.empty(sum(len(rows) for rows in rows_ND), dtype=torch.long)
     for rows in rows_ND:
         merged = text_BLD.flatten(0, 1).index_copy(0, index, rows)
         text_BLD = merged.view_as(text_BLD)
-    visual = getattr(owl.language_model, "takes_visual_index", False)
-    return model(
-        inputs_embeds=text_BLD,
-        **{name: tensor for name, tensor in inputs.items() if "pixel" not in name},
-        **({"visual_index": index} if visual else {}),
-        num_items_in_batch=1,
-        use_cache=False,
-    ).loss
+    if getattr(model.model.language_model, "takes_visual_index", False):
+        rest["visual_index"] = index
+    return model(**rest, inputs_embeds=text_BLD, num_items_in_batch=1, use_cache=False).loss

@@ -4,6 +4,7 @@ Weights come from a model on the meta device, in the dtypes the run gives them. 
 not known here.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 
 import torch
@@ -29,25 +30,21 @@ def shards(compute: Compute, gpus: int) -> int:
 
 def residents(model: nn.Module, count: int, dtype: torch.dtype) -> dict[str, int]:
     """Bytes on one of `count` GPUs that share a copy of `model`, which computes in `dtype`."""
-    kinds: dict[str, int] = {}
+    kinds: Counter[str] = Counter()
     trained = 0
-
-    def hold(name: str, size: int) -> None:
-        kinds[name] = kinds.get(name, 0) + size // count
-
     for weight in model.parameters():
         if weight.requires_grad:
             trained += weight.nbytes // count
-            hold(f"weights in {_plain(weight.dtype)}", weight.nbytes)
+            kinds[f"weights in {_plain(weight.dtype)}"] += weight.nbytes // count
         # Copies compute with their own rounded weights; shards are rounded when gathered.
         if not weight.requires_grad or (count == 1 and weight.dtype != dtype):
-            hold(f"weights in {_plain(dtype)}", weight.numel() * dtype.itemsize)
+            kinds[f"weights in {_plain(dtype)}"] += weight.numel() * dtype.itemsize // count
     kinds["buffers"] = sum(buffer.nbytes for buffer in model.buffers())
     kinds["gradients"] = trained
     kinds["optimizer state"] = 2 * trained  # AdamW: two moments in the dtype of the weight
     if count > 1:
         kinds["gathered layers"] = _gathered(model, dtype.itemsize)
-    return kinds
+    return dict(kinds)
 
 
 def _plain(dtype: torch.dtype) -> str:
@@ -58,17 +55,14 @@ def _gathered(model: nn.Module, itemsize: int) -> int:
     """Bytes of whole weights and gradients under sharding. What belongs to no layer stays gathered for the step; of
     the layers there are the weights of two (one is fetched ahead) and the gradients of one.
     """
+
+    def weights(unit: Iterable[nn.Parameter]) -> int:
+        return sum(w.numel() * itemsize for w in unit)
+
+    def gradients(unit: Iterable[nn.Parameter]) -> int:
+        """In the compute dtype and, on their way to the shards, in the trained one."""
+        return sum(w.numel() * (itemsize + w.itemsize) for w in unit if w.requires_grad)
+
     units = [list(layer.parameters()) for layer in layers(model)]
-    inside = {weight for unit in units for weight in unit}
-    rest = _whole((weight for weight in model.parameters() if weight not in inside), itemsize)
-    sizes = [_whole(unit, itemsize) for unit in units]
-    return sum(rest) + 2 * max(weights for weights, _ in sizes) + max(g for _, g in sizes)
-
-
-def _whole(group: Iterable[nn.Parameter], itemsize: int) -> tuple[int, int]:
-    """Bytes of the weights in the compute dtype; of the gradients in that dtype and, on their way to the shards, in
-    the trained one.
-    """
-    weights = list(group)
-    gradients = sum(w.numel() * (itemsize + w.itemsize) for w in weights if w.requires_grad)
-    return sum(w.numel() * itemsize for w in weights), gradients
+    rest = set(model.parameters()).difference(*units)
+    return weights(rest) + gradients(rest) + 2 * max(map(weights, units)) + max(map(gradients, units))
