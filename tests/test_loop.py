@@ -134,7 +134,7 @@ def test_a_window_of_text_alone_trains(tmp_path: Path) -> None:
 
 
 def test_text_alone_teaches_nothing_to_what_only_sees(tmp_path: Path) -> None:
-    """With f_V and f_K alone in training a text has a loss but no gradient: the run goes on, nothing but decay moves."""
+    """With only f_V and f_K in training a text has a loss but no gradient: the run goes on, nothing moves."""
     only_eyes = recipe("optim.steps=2", train={"abstractor": {"lr": 1e-3}})
     owl, _ = open_owl(only_eyes)
     rows = [(name, row) for name, row in mixed_rows(owl) if not row.images and not row.videos]

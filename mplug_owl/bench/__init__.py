@@ -1,77 +1,68 @@
-"""`owl bench`: how fast the models are, beside the library's own and beside the machine's limits.
+"""`owl bench`: how fast models, data and training are, beside the library's own and the machine's limits.
 
-`plan.py` says what to measure and what a result is, `sides.py` builds what is compared, `model.py`
-holds the stopwatch. This file is the command; it imports torch only once there is something to
-measure. Whether a number is good is not judged here.
+`plan.py` says what to measure and what a result is, `sides.py` builds the models that are compared, `stopwatch.py`
+compares; `model.py`, `data.py` and `train.py` are the three benchmarks. This file is the command; it imports torch
+only once there is something to measure. Whether a number is good is not judged here.
 """
 
 import argparse
-import json
 import sys
-from dataclasses import asdict
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
-from mplug_owl.bench.plan import DTYPES, SHAPES, Plan, table
+from mplug_owl.bench.plan import DTYPES, PLANS, SHAPES, Plan, table
 
 __all__ = ["add_arguments", "run"]
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure, print the table, and save the lines where asked to."""
-    plan = Plan(**{name: getattr(options, name) for name in Plan.__dataclass_fields__})
+    given = {name: getattr(options, name) for name in Plan.__dataclass_fields__}
+    plan = replace(PLANS[options.target], **{name: value for name, value in given.items() if value is not None})
     if options.quick:
         plan = plan.quick()
-
-    from mplug_owl.bench.model import measure
-
-    found = measure(plan)
+    found = import_module(f"mplug_owl.bench.{options.target}").measure(plan)
     print(table(found))
     if options.save is not None:
-        options.save.parent.mkdir(parents=True, exist_ok=True)
-        with options.save.open("a") as file:
-            file.writelines(json.dumps(asdict(measurement)) + "\n" for measurement in found)
-        print(f"{len(found)} lines added to {options.save}", file=sys.stderr)
+        file = options.save if options.save.name else Path("benchmarks", f"{options.target}.jsonl")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a") as lines:
+            lines.writelines(measurement.line() + "\n" for measurement in found)
+        print(f"{len(found)} lines added to {file}", file=sys.stderr)
     return 0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `owl bench model`."""
-    plan = Plan()
+    """The options of `owl bench`; what is not given is the target's own."""
     parser.add_argument(
         "target",
-        choices=("model",),
-        help="model: prefill, decode, vision and abstractor, beside LLaVA and the machine's limits",
+        choices=tuple(PLANS),
+        help="model: prefill, decode, vision and abstractor, beside LLaVA and the machine's limits; "
+        "data: packed beside padded batches, images beside PIL and Transformers; "
+        "train: a step beside Transformers' Trainer and the machine's limit, and its wait for data",
     )
-    parser.add_argument(
-        "--shape", choices=SHAPES, default=plan.shape, help=f"sizes of the models ({plan.shape})"
-    )
-    parser.add_argument(
-        "--dtype", choices=DTYPES, default=plan.dtype, help=f"of weights and maths ({plan.dtype})"
-    )
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default=plan.device, help=f"where ({plan.device})"
-    )
+    plan = Plan()
+    for name, choices, meaning in (
+        ("shape", SHAPES, f"sizes of the models ({plan.shape}; data and train: {PLANS['train'].shape})"),
+        ("dtype", DTYPES, f"of weights and maths ({plan.dtype}; data and train: {PLANS['train'].dtype})"),
+        ("device", ("cpu", "cuda"), f"where ({plan.device})"),
+    ):
+        parser.add_argument(f"--{name}", choices=choices, help=meaning)
     for name, meaning in (
         ("threads", "CPU threads"),
         ("rounds", "paired runs of everything"),
-        ("steps", "decode steps timed together"),
-        ("positions", "length of the prompt"),
-        ("visual", "how many positions of the prompt hold visual embeddings"),
+        ("steps", "model: decode steps timed together"),
+        ("positions", "model, train: length of the prompt or row"),
+        ("visual", "model: how many positions of the prompt hold visual embeddings"),
     ):
-        value = getattr(plan, name)
-        parser.add_argument(
-            f"--{name}", type=int, default=value, metavar="N", help=f"{meaning} ({value})"
-        )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="2 rounds of the tiny shape: that it runs, not how fast",
-    )
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=f"{meaning} ({getattr(plan, name)})")
+    parser.add_argument("--quick", action="store_true", help="2 rounds of the tiny shape: that it runs, not how fast")
     parser.add_argument(
         "--save",
         nargs="?",
-        const=Path("benchmarks/model.jsonl"),
+        const=Path(),
         type=Path,
         metavar="FILE",
-        help="append one JSON line a measurement (to benchmarks/model.jsonl)",
+        help="append one JSON line a measurement (to benchmarks/TARGET.jsonl)",
     )

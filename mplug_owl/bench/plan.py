@@ -3,13 +3,14 @@
 Nothing here measures or imports torch.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mplug_owl.errors import RequestError
 
-SHAPES = ("tiny", "small", "owl-7b", "owl2-7b")
+SHAPES = ("tiny", "mini", "small", "owl-7b", "owl2-7b")
 DTYPES = ("float32", "bfloat16")
 
 
@@ -29,17 +30,25 @@ class Plan:
     def __post_init__(self) -> None:
         if min(self.rounds - 1, self.steps, self.threads) < 1:
             raise RequestError(
-                f"rounds={self.rounds}, steps={self.steps}, threads={self.threads}; a median with "
-                "quartiles needs at least 2 rounds of 1 step on 1 thread"
+                f"rounds={self.rounds}, steps={self.steps}, threads={self.threads}; a median with quartiles needs at "
+                "least 2 rounds of 1 step on 1 thread"
             )
         if not 1 <= self.visual < self.positions:
             raise RequestError(
-                f"visual={self.visual} of positions={self.positions}; give at least one visual "
-                "position and one of text"
+                f"visual={self.visual} of positions={self.positions}; give at least one visual position and one of text"
             )
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """What every measurement says of the plan."""
+        return {name: getattr(self, name) for name in ("shape", "dtype", "device", "threads")}
 
     def quick(self) -> "Plan":
         return replace(self, shape="tiny", rounds=2, steps=2)
+
+
+PLANS = {"model": Plan(), "data": Plan(shape="mini", dtype="bfloat16"), "train": Plan(shape="mini", dtype="bfloat16")}
+"""What each benchmark does unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +56,12 @@ class Measurement:
     """One thing timed, mostly beside another: one JSON line."""
 
     what: str
-    """prefill or decode of a decoder with its head; vision or abstractor for one picture."""
+    """What a millisecond below is for: a prefill, a decode step, a picture, a token, a training step."""
     ours: str
     baseline: str | None
-    """llava, owl (the plain decoder), or the time that a limit of the machine would allow."""
-    shape: str
-    dtype: str
-    device: str
-    threads: int
-    positions: int
-    visual: int
+    """Another side, or the time that a limit of the machine would allow."""
+    setting: dict[str, Any]
+    """Shape, dtype, threads and the like; its items stand in the line beside the others."""
     median_ms_ours: float
     median_ms_baseline: float | None
     ratio: float | None
@@ -71,22 +76,25 @@ class Measurement:
     """`+` where the package differs from it, None where there is no checkout."""
     date: str
 
+    def line(self) -> str:
+        return json.dumps({**self.setting, **{k: v for k, v in asdict(self).items() if k != "setting"}})
+
 
 def table(found: Sequence[Measurement]) -> str:
-    lines = [f"{'':11}{'':6}{'ms':>10}   {'beside':15}{'ms':>10}{'ratio':>8}   quartiles"]
+    lines = [f"{'':12}{'':12}{'ms':>10}{'per s':>10}   {'beside':16}{'ms':>10}{'ratio':>8}   quartiles"]
+    setting = found[0].setting
     for m in found:
-        line = f"{m.what:11}{m.ours:6}{m.median_ms_ours:10.2f}"
+        if m.setting != setting:
+            lines.append(described(setting))
+            setting = m.setting
+        line = f"{m.what:12}{m.ours:12}{m.median_ms_ours:10.3f}{1e3 / m.median_ms_ours:10.1f}"
         if m.ratio is not None and m.ratio_quartiles is not None:
             low, high = m.ratio_quartiles
-            line += f"   {m.baseline:15}{m.median_ms_baseline:10.2f}{m.ratio:8.3f}"
-            line += f"   {low:.3f} to {high:.3f}"
-        if m.what == "decode" and m.baseline not in ("llava", "owl"):
-            line += f"   {1e3 / m.median_ms_ours:.1f} tokens/s"
+            line += f"   {m.baseline:16}{m.median_ms_baseline:10.3f}{m.ratio:8.3f}   {low:.3f} to {high:.3f}"
         lines.append(line)
-    last = found[-1]
-    lines.append(
-        f"{last.shape}, {last.dtype}, {last.machine['gpu'] if last.device != 'cpu' else 'cpu'}, "
-        f"{last.threads} thread(s), {last.visual} visual of {last.positions} positions, "
-        f"{last.runs} rounds, load {last.load:.1f}"
-    )
+    lines += [described(setting), f"{found[-1].runs} rounds, load {found[-1].load:.1f}"]
     return "\n".join(lines)
+
+
+def described(setting: dict[str, Any]) -> str:
+    return "(" + ", ".join(f"{name} {value}" for name, value in setting.items()) + ")"

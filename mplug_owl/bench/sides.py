@@ -1,8 +1,7 @@
 """The models that are compared: owls, and a LLaVA of the same shape whose weights they share.
 
-All sides read one decoder's tensors, in the same memory. A visual branch holds copies of the text
-branch: equal values make the logits equal, memory of its own makes it cost what it costs. Nothing
-is timed here.
+All sides read one decoder's tensors, in the same memory. A visual branch holds copies of the text branch: equal values
+make the logits equal, memory of its own makes it cost what it costs. Nothing is timed here.
 """
 
 from dataclasses import dataclass
@@ -49,7 +48,8 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size(64, 2, 4, 176, 256, 56, 128, 2, 8),
+    "tiny": Size(64, 2, 4, 176, 320, 56, 128, 2, 8),
+    "mini": Size(512, 6, 8, 1408, 8000, 112, 2048, 2, 64),
     "small": Size(1024, 12, 16, 2816, 32000, 224, 4096, 6, 64),
 }
 
@@ -61,16 +61,10 @@ def owl_configs(shape: str) -> dict[str, OwlConfig]:
     size = SIZES[shape]
     layers = {"hidden_size": size.width, "num_attention_heads": size.heads}
     vision = OwlVisionConfig(
-        **layers,
-        intermediate_size=size.vision_intermediate,
-        num_hidden_layers=size.layers,
-        image_size=size.image_size,
+        **layers, intermediate_size=size.vision_intermediate, num_hidden_layers=size.layers, image_size=size.image_size
     )
     configs = {}
-    for name, decoder, grid in (
-        ("owl", LlamaConfig, None),
-        ("owl2", AdaptiveLlamaConfig, vision.grid),
-    ):
+    for name, decoder, grid in (("owl", LlamaConfig, None), ("owl2", AdaptiveLlamaConfig, vision.grid)):
         abstractor = OwlAbstractorConfig(
             **layers,
             intermediate_size=size.intermediate,
@@ -80,14 +74,9 @@ def owl_configs(shape: str) -> dict[str, OwlConfig]:
             position_grid=grid,
         )
         text = decoder(
-            **layers,
-            intermediate_size=size.intermediate,
-            num_hidden_layers=size.layers,
-            vocab_size=size.vocabulary,
+            **layers, intermediate_size=size.intermediate, num_hidden_layers=size.layers, vocab_size=size.vocabulary
         )
-        configs[name] = OwlConfig(
-            vision_config=vision, abstractor_config=abstractor, text_config=text
-        )
+        configs[name] = OwlConfig(vision_config=vision, abstractor_config=abstractor, text_config=text)
     return configs
 
 
@@ -96,7 +85,9 @@ def llava_config(config: OwlConfig) -> LlavaConfig:
     vision = {name: getattr(config.vision_config, name) for name in CLIP_FIELDS}
     text = {**config.get_text_config().to_dict(), "model_type": LlamaConfig.model_type}
     return LlavaConfig(
-        vision_config=CLIPVisionConfig(**vision), text_config=LlamaConfig.from_dict(text)
+        vision_config=CLIPVisionConfig(**vision),
+        text_config=LlamaConfig.from_dict(text),
+        image_token_id=text["vocab_size"] - 1,
     )
 
 
