@@ -164,6 +164,7 @@ class Log:
 class Recipe:
     name: str
     stage: Literal["pretrain", "instruct"]
+    """Which of the papers' stages this is, for the reader and the records; the sections below decide what happens."""
     source: str
     """Where the values come from."""
     train: dict[str, Module]
