@@ -42,7 +42,7 @@ def test_two_ranks_learn_what_one_learns(settings: tuple[str, ...], alone: Path,
     assert largest_difference(alone, tmp_path) < 1e-9
 
 
-@pytest.mark.parametrize("family", ["tiny-owl-video", "tiny-owl-bloomz", "tiny-owl2.1"])
+@pytest.mark.parametrize("family", ["tiny-owl", "tiny-owl-video", "tiny-owl-bloomz", "tiny-owl2.1"])
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_every_family_can_be_spread(family: str, parallel: str, tmp_path: Path) -> None:
     """The video family sees clips of several lengths, bloomz has tied weights."""
