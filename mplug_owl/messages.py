@@ -161,6 +161,8 @@ def _json_source(source: Any) -> Any:
         return [_json_source(frame) for frame in source]
     if callable(getattr(source, "read", None)):  # a member of a tar
         source = source.read()
+    if callable(getattr(source, "picture", None)):  # drawn when it is looked at
+        source = source.picture()
     if isinstance(source, bytes):
         return "data:application/octet-stream;base64," + base64.b64encode(source).decode()
     if callable(getattr(source, "save", None)):

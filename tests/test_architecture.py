@@ -51,17 +51,19 @@ PORTABLE_LIBRARIES = {"torch", "numpy", "PIL", "transformers", "huggingface_hub"
 
 # Lines by unit. The first plan gave models, data and train 5,300 together; it counted neither five families with their
 # processors, tokenizers and layouts, nor starting from parts, nor a doctor, a plan and a loop that survives what
-# machines do. A unit that is not here yet has what the plan gave it.
+# machines do. A unit that is not here yet has what the plan gave it. The owlets added their rows, prompt format and
+# trained tokenizer to models. The world draws ten kinds of things, each with its questions, wordings and what is kept
+# for testing, and talks in two languages: the plan's share was that of one kind.
 MAX_UNIT_LINES = {
-    "models": 4_000,
+    "models": 4_200,
     "data": 2_800,
-    "train": 3_000,
+    "train": 3_100,
     "engine": 1_500,
     "eval": 1_900,
     "serve": 1_500,
     "bench": 1_050,
     "media": 550,
-    "world": 900,
+    "world": 5_800,
     "lab": 400,
 }
 MAX_OTHER_LINES = 900  # files directly in the package

@@ -212,7 +212,7 @@ def test_info_in_words_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_demo_shows_real_shapes(capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    assert cli.main(["demo"]) == 0
+    assert cli.main(["demo", "--inside"]) == 0
     said = capsys.readouterr().out
     assert torch.equal(before, torch.get_rng_state())
     assert "random weights" in said

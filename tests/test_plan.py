@@ -399,7 +399,7 @@ def test_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", [name for name in shipped() if not name.startswith("owlet")])
 def test_every_recipe_is_planned_without_its_weights(name: str) -> None:
     made = plan(load(name), 8, epoch_rows=10**6)
     assert made.fits

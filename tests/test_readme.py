@@ -44,8 +44,8 @@ def test_commands_are_understood(command: str) -> None:
 
 def test_demo_is_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     (shown,) = [block for language, block in BLOCKS if language == "console"]
-    assert cli.main(["demo"]) == 0
-    assert capsys.readouterr().out.startswith(shown.removeprefix("$ owl demo\n"))
+    assert cli.main(["demo", "--inside"]) == 0
+    assert capsys.readouterr().out.startswith(shown.removeprefix("$ owl demo --inside\n"))
 
 
 def test_table_of_models_is_the_table_of_families() -> None:

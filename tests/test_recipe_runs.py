@@ -32,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks
 @pytest.mark.parametrize("name", sorted(recipes.shipped()))
 def test_two_steps_of_every_recipe(name: str, data: Path, tmp_path: Path) -> None:
-    family = "tiny-owl2" if name.startswith("owl2") else "tiny-owl"
+    family = "owlet-nano" if name.startswith("owlet") else "tiny-owl2" if name.startswith("owl2") else "tiny-owl"
     overrides = [
         f"init.family={family}",
         *(f"init.{part}=none" for part in ("start", "vision", "language", "image_size")),
@@ -77,7 +77,7 @@ def test_pretraining_starts_from_a_clip_and_a_llama(data: Path, tmp_path: Path) 
     assert 0 < (moved - patch).abs().max() < 0.01
 
 
-@pytest.mark.parametrize("name", sorted(recipes.shipped()))
+@pytest.mark.parametrize("name", sorted(name for name in recipes.shipped() if not name.endswith("-language")))
 def test_a_recipe_that_was_not_filled_in_says_so(name: str, tmp_path: Path) -> None:
     recipe = recipes.load(name)
     with pytest.raises(recipes.ConfigError, match=r"is still 'SET-ME"):

@@ -15,7 +15,7 @@ from mplug_owl.train import stages
 from mplug_owl.train.recipe import Recipe
 from owls import TINY, Rows, batch, random_owl
 
-TWINS = {"owl-7b": "tiny-owl", "owl2-7b": "tiny-owl2"}
+TWINS = {"owl-7b": "tiny-owl", "owl2-7b": "tiny-owl2", "owlet": "owlet-nano", "owlet-nano": "owlet-nano"}
 
 
 def recipe(train: dict[str, dict[str, float]], dtype: str = "float32", **sections: Any) -> Recipe:

@@ -22,7 +22,7 @@ from mplug_owl.data.encode import IGNORED, Cuts, Prompter, encode_conversation
 from mplug_owl.data.report import Finding, Piece, Sample
 from mplug_owl.errors import DataError, OwlError, RequestError
 from mplug_owl.media import load_image, load_video
-from mplug_owl.media.images import decoding, open_image
+from mplug_owl.media.images import Drawable, decoding, open_image
 from mplug_owl.media.limits import USUAL
 from mplug_owl.media.source import named, opened
 from mplug_owl.messages import ImagePart, Message, TextPart, VideoPart, media
@@ -128,7 +128,7 @@ class Checker:
             if isinstance(part, VideoPart):
                 usual = self.processor.num_frames if self.processor else 1
                 return load_video(part.source, (part.num_frames or usual) if self.decode else 1)[0].size
-            if self.decode or isinstance(part.source, Image.Image):
+            if self.decode or isinstance(part.source, Image.Image | Drawable):
                 return load_image(part.source).size
             name = named(part.source)
             with opened(part.source, USUAL) as stream, decoding(name):

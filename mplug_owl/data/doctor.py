@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _SAMPLES = 6
 _TOGETHER = 256  # rows read before they are handed to the threads
 _MAX_LENGTH = 2048
+_DRAWN = 1_000  # rows of the drawn world, which has as many as one likes, unless more are asked for
 
 
 class SourceSettings(Protocol):
@@ -66,7 +67,7 @@ def examine(
     workers: int | None = None,
     progress: bool = False,
 ) -> Report:
-    """Look at every row, or at `rows` of each source, evenly spread.
+    """Look at every row, or at `rows` of each source, evenly spread; of the drawn world at 1,000 unless told.
 
     Without a processor nothing is known about tokens. `decode=False` reads no more than the headers of pictures. Runs
     on `workers` threads, by default one for each core.
@@ -82,7 +83,7 @@ def examine(
         processor.render([{"role": "user", "content": "?"}], template)
         report = Report("tokens", max_length, bad_share)
     checker = Checker(processor, template, max_length, decode)
-    chosen = [_spread(len(source), rows) for source in sources]
+    chosen = [_spread(len(source), rows or (_DRAWN if source.format == "world" else None)) for source in sources]
     usable = []
     with (
         ThreadPoolExecutor(workers or os.cpu_count()) as pool,
@@ -153,7 +154,9 @@ def _shown(usable: "Sequence[tuple[Source, array[int]]]") -> "list[tuple[Source,
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `owl doctor`."""
-    parser.add_argument("data", nargs="*", metavar="DATA", help="files, folders, globs; else those of the recipe")
+    parser.add_argument(
+        "data", nargs="*", metavar="DATA", help="files, folders, globs, world:SET; else those of the recipe"
+    )
     parser.add_argument("--recipe", metavar="R", help="a recipe: length, template, data, model")
     parser.add_argument("--model", metavar="M", help="folder, hub name or family, for its tokens")
     parser.add_argument("--format", metavar="F", help="record format of DATA (default: recognised)")

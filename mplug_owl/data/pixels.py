@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from mplug_owl.media import Limits, load_image, load_video
-from mplug_owl.media.images import decoding, open_image
+from mplug_owl.media.images import decoding, in_memory, open_image
 from mplug_owl.media.limits import USUAL
 from mplug_owl.media.source import named, read
 from mplug_owl.messages import ImagePart, VideoPart
@@ -97,8 +97,8 @@ def load_scaled(source: Any, least: Callable[[Size], Size], limits: Limits = USU
 
     Raises: DataError as `load_image` does.
     """
-    if isinstance(source, Image.Image):
-        return load_image(source, limits), source.size
+    if (made := in_memory(source, limits)) is not None:
+        return made, made.size
     name = named(source)
     with decoding(name):
         image = open_image(io.BytesIO(read(source, limits)), limits, name)

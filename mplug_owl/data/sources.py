@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from mplug_owl.data.conversation import Conversation
+from mplug_owl.data.drawn import SCHEME, DrawnSource
 from mplug_owl.data.formats import FORMATS, recognise
 from mplug_owl.data.rows import Rows, json_document, json_lines, parquet, saved_dataset, separated
 from mplug_owl.data.tars import TarRows, index_tars
@@ -32,8 +33,30 @@ _OPENERS: dict[str, Callable[[Path, str | None], Rows]] = {
 _FIRST_ROWS = 20  # tried to recognise the format of a source, for some rows may be bad
 
 
-class Source:
+class Source(Protocol):
     """Conversations by number; `open_source` makes one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def identity(self) -> str:
+        """A hash of what it holds: whether a run that goes on sees the data it started with."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, row: int) -> Conversation:
+        """Raises: DataError, starting with `file:row`, where the record cannot be used."""
+
+    def origin(self, row: int) -> str:
+        """`file:row` of a row, whether or not it can be used."""
+
+    def shows_media(self) -> np.ndarray:
+        """[rows] bool: whether there are images or videos in it; false for rows that cannot be used."""
+
+
+class FileSource:
+    """Records of files, folders or tars."""
 
     def __init__(self, name: str, parts: Sequence[Rows], format: str, root: Path | None) -> None:
         self.name = name
@@ -46,7 +69,6 @@ class Source:
         return self._ends[-1]
 
     def __getitem__(self, row: int) -> Conversation:
-        """Raises: DataError, starting with `file:row`, where the record cannot be used."""
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {self.name}, which has {len(self)}")
         part, inside = self._find(row)
@@ -67,22 +89,17 @@ class Source:
         return Conversation(name, placed, form.kind, origin)
 
     def origin(self, row: int) -> str:
-        """`file:row` of a row, whether or not it can be used."""
         part, inside = self._find(row)
         return f"{part.path}:{inside + 1}"
 
     @property
     def identity(self) -> str:
-        """A hash of the format and of the names and sizes of the files: whether a run that goes on sees the data it
-        started with, wherever they lie.
-        """
+        """A hash of the format and of the names and sizes of the files, wherever they lie."""
         files = [(part.path.name, len(part), _size(part.path)) for part in self.parts]
         return hashlib.sha256(repr((self.format, files)).encode()).hexdigest()[:16]
 
     def shows_media(self) -> np.ndarray:
-        """[rows] bool: whether there are images or videos in it; false for rows that cannot be used. Reads every
-        record, unless captions show them anyway.
-        """
+        """Reads every record, unless captions show them anyway."""
         if FORMATS[self.format].kind == "caption":
             return np.ones(len(self), bool)
         return np.fromiter((self._row_shows_media(row) for row in range(len(self))), bool)
@@ -103,13 +120,19 @@ class Source:
 
 
 def open_source(path: str | Path, format: str | None = None, image_root: str | Path | None = None) -> Source:
-    """A file, a folder or a glob as a source of conversations.
+    """A file, a folder, a glob, or a set of the drawn world ("world:questions") as a source of conversations.
 
     `format` is recognised unless named; media paths are relative to `image_root`, by default the folder of the data
     file.
 
     Raises: DataError where there is nothing, no rows, or nothing that can be recognised.
     """
+    if str(path).startswith(SCHEME):
+        if format is not None or image_root is not None:
+            raise ConfigError(
+                f"format={format!r}, image_root={image_root!r} of {path!r}; the world is drawn: leave both out"
+            )
+        return DrawnSource(str(path))
     if format is not None and format not in FORMATS:
         raise ConfigError(f"unknown format {format!r}{did_you_mean(format, FORMATS)}")
     root = Path(image_root) if image_root is not None else None
@@ -121,7 +144,7 @@ def open_source(path: str | Path, format: str | None = None, image_root: str | P
         raise DataError(f"{str(path)!r} cannot be read ({error})") from None
     if not parts:
         raise DataError(f"{str(path)!r} holds no rows")
-    return Source(str(path), parts, format or _recognised(parts[0]), root)
+    return FileSource(str(path), parts, format or _recognised(parts[0]), root)
 
 
 def _opened(files: Sequence[Path], format: str | None) -> list[Rows]:

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO, Any, Protocol, runtime_checkable
 
 from PIL import Image, UnidentifiedImageError
 
@@ -15,14 +15,30 @@ from mplug_owl.media.source import named, read
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "ICO")
 
 
+@runtime_checkable
+class Drawable(Protocol):
+    """What draws its picture when it is looked at."""
+
+    def picture(self) -> Image.Image: ...
+
+
+def in_memory(source: Any, limits: Limits = USUAL) -> Image.Image | None:
+    """The picture of a source that need not be decoded, drawn if need be; None of any other."""
+    if isinstance(source, Drawable):
+        source = source.picture()
+    if not isinstance(source, Image.Image):
+        return None
+    check_pixels(source.size, limits, "image")
+    return source
+
+
 def load_image(source: Any, limits: Limits = USUAL) -> Image.Image:
     """A picture in its own mode, the first of an animation.
 
     Raises: DataError where the source cannot be had, is no picture, is damaged or too large.
     """
-    if isinstance(source, Image.Image):
-        check_pixels(source.size, limits, "image")
-        return source
+    if (made := in_memory(source, limits)) is not None:
+        return made
     name = named(source)
     with decoding(name):
         image = open_image(io.BytesIO(read(source, limits)), limits, name)

@@ -40,7 +40,9 @@ def load_video(source: Any, num_frames: int, limits: Limits = USUAL) -> list[Ima
         source = _pictures(Path(source))
     if isinstance(source, list | tuple):
         check_frames(len(source), limits, "list of frames")
-        chosen = [source[index] for index in frame_indices(len(source), num_frames)]
+        # As many pictures as are asked for are all shown; the published rule would repeat one and lose one.
+        whole = len(source) == num_frames
+        chosen = source if whole else [source[index] for index in frame_indices(len(source), num_frames)]
         return [load_image(frame, limits).convert("RGB") for frame in chosen]
     name = named(source)
     with opened(source, limits) as stream, decoding(name):

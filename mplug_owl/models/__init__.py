@@ -1,7 +1,8 @@
 """The model family as Transformers classes; importing this registers it with the Auto classes.
 
 `load` opens anything that is an owl: a native folder, a published one, a hub name, or a family name of `families.py`
-(random weights). The Auto classes open native and published folders alike.
+(random weights, but for the owlet, whose trained weights come along). The Auto classes open native and published
+folders alike.
 """
 
 from pathlib import Path
@@ -22,7 +23,7 @@ from mplug_owl.models.abstractor import OwlAbstractor, OwlAbstractorConfig
 from mplug_owl.models.adapters import BASE, apply_adapter, read_base
 from mplug_owl.models.adaptive import AdaptiveLlamaConfig, AdaptiveLlamaModel
 from mplug_owl.models.checkpoint import read_config, resolve_folder
-from mplug_owl.models.families import FAMILIES, build, build_processor
+from mplug_owl.models.families import FAMILIES, Family, build, build_processor
 from mplug_owl.models.image_processor import OwlImageProcessorPil
 from mplug_owl.models.layouts import LAYOUTS
 from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration, OwlModel
@@ -84,16 +85,28 @@ def load(
     if adapter is None and (Path(name_or_path) / BASE).is_file():
         name_or_path, adapter = read_base(name_or_path).name, name_or_path
     device, name = pick_device(device), str(name_or_path)
-    if name in FAMILIES:
-        model, processor = build(name, dtype=torch.float32 if dtype == "auto" else _dtype(dtype))
+    wanted = dtype if dtype == "auto" else _dtype(dtype)
+    if name in FAMILIES and FAMILIES[name].weights is None:
+        model, processor = build(name, dtype=torch.float32 if wanted == "auto" else wanted)
     else:
-        model, processor = _open(find(name, **hub), dtype if dtype == "auto" else _dtype(dtype))
+        model, processor = _open(_shipped(FAMILIES[name]) if name in FAMILIES else find(name, **hub), wanted)
     if dtype == "auto" and device == "cpu" and model.dtype == torch.float16:
         model = model.to(torch.bfloat16)
     if adapter is not None:
         model = apply_adapter(model, adapter, name=name_or_path)
         processor = OwlProcessor.from_pretrained(adapter)
     return model.to(device), processor
+
+
+def _shipped(row: Family) -> Path:
+    """The folder of the weights that come with the package."""
+    if not row.is_trained:
+        raise CheckpointError(
+            f"{row.weights} holds no model.safetensors: the weights of {row.name!r} are not here; make them with "
+            f"`owl train {row.name} --out RUN` and give the folder it names, or build random ones with "
+            f"mplug_owl.models.families.build({row.name!r})"
+        )
+    return row.weights
 
 
 def _open(folder: Path, dtype: str | torch.dtype) -> tuple[OwlForConditionalGeneration, OwlProcessor]:

@@ -80,6 +80,8 @@ def compute_tables(config: OwlAbstractorConfig, device: torch.device) -> tuple[T
 
 class AbstractorAttention(nn.Module):
     is_causal = False
+    q_pos_embed: Tensor
+    k_pos_embed: Tensor
 
     def __init__(self, config: OwlAbstractorConfig) -> None:
         super().__init__()
@@ -101,9 +103,9 @@ class AbstractorAttention(nn.Module):
         memory_BMC = torch.cat((queries_BQC, image_BNC), dim=1)
         query_in, key_in = queries_BQC, memory_BMC
         if self.config.position_grid is not None:  # positions steer where to look, not what is read
-            q_table = self.q_pos_embed.to(memory_BMC.dtype)
-            query_in = queries_BQC + q_table
-            key_in = memory_BMC + torch.cat((q_table, self.k_pos_embed.to(memory_BMC.dtype)))
+            q_table, k_table = self._tables(queries_BQC.shape[1], image_BNC.shape[1])
+            query_in = queries_BQC + q_table.to(memory_BMC.dtype)
+            key_in = memory_BMC + torch.cat((q_table, k_table)).to(memory_BMC.dtype)
 
         def heads(x: Tensor) -> Tensor:
             return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -120,6 +122,19 @@ class AbstractorAttention(nn.Module):
             **kwargs,
         )
         return self.out_proj(out_BQHK.flatten(2)), weights
+
+    def _tables(self, queries: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """Position rows for that many queries and image tokens.
+
+        The temporal queries have those of the others. No published family has both tables and videos seen as a whole:
+        here the patches of a frame carry its number too.
+        """
+        q_table, k_table = self.q_pos_embed, self.k_pos_embed
+        frames = tokens // len(k_table)
+        if frames > 1:
+            times = sincos_rows(torch.arange(frames, device=k_table.device), k_table.shape[1])
+            k_table = (k_table + times[:, None].to(k_table.dtype)).flatten(0, 1)
+        return q_table.repeat(queries // len(q_table), 1), k_table
 
 
 class AbstractorMLP(nn.Module):

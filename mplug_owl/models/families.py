@@ -1,12 +1,15 @@
-"""The families of the papers as rows of one table: a configuration, a prompt format, an image rule.
+"""The families as rows of one table: a configuration, a prompt format, an image rule.
 
-`build` makes a randomly initialised owl of any family. The `tiny-*` rows are the same architectures small enough for
-tests and demonstrations; they bring a byte-level tokenizer, so they need no file at all.
+`build` makes a randomly initialised owl of any family. The `tiny-*` rows are the architectures of the papers small
+enough for tests and demonstrations; they bring a byte-level tokenizer, so they need no file at all. The `owlet` rows
+are small enough to be trained on any machine, with a tokenizer of the drawn world they learn from; the weights of one
+of them come with the package.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +22,7 @@ from mplug_owl.models.image_processor import OwlImageProcessorPil
 from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration
 from mplug_owl.models.processor import OwlProcessor
 from mplug_owl.models.qwen1 import Qwen1Config
-from mplug_owl.models.tokenizers import byte_tokenizer
+from mplug_owl.models.tokenizers import OWLET, OWLET_WORDS, byte_tokenizer, owlet_tokenizer
 from mplug_owl.models.vision import OwlVisionConfig
 
 
@@ -34,6 +37,14 @@ class Family:
     """How a picture becomes square: square, crop, pad or resize."""
     repository: str | None = None
     """Where the released weights lie, if there are any."""
+    tokenizer: Callable[[], PreTrainedTokenizerFast] = byte_tokenizer
+    """That of a family which needs no file from elsewhere."""
+    weights: Path | None = None
+    """The folder in this package that holds trained weights, or will once they are trained."""
+
+    @property
+    def is_trained(self) -> bool:
+        return self.weights is not None and (self.weights / "model.safetensors").is_file()
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,34 @@ TINY = Size(
 )
 
 
+def _owlet(*, sight: int, patch: int, layers: tuple[int, int, int], queries: int, speech: int) -> Size:
+    """An owlet's size: the width of f_V and f_K, the side of a patch, the layers of f_V, f_K and f_L, the queries, the
+    width of f_L. Pictures have the side that the world is drawn with; attention has heads of 64 and less.
+    """
+    heads = {"num_attention_heads": 4}
+    f_v, f_k, f_l = ({"num_hidden_layers": count, **heads} for count in layers)
+    eye = {"image_size": 96, "patch_size": patch, "hidden_size": sight, "intermediate_size": 3 * sight}
+    inner = 11 * sight // 4
+    decoder = {"hidden_size": speech, "intermediate_size": 11 * speech // 4, "tie_word_embeddings": True}
+    words = {"vocab_size": OWLET_WORDS, "bos_token_id": None, "eos_token_id": 1, "max_position_embeddings": 2048}
+    return Size(
+        vision={**f_v, **eye, "layer_norm_eps": 1e-5},
+        abstractor={
+            **f_k,
+            "hidden_size": sight,
+            "intermediate_size": inner,
+            "output_size": speech,
+            "num_queries": queries,
+            "attention_dropout": 0.0,
+        },
+        llama={**f_l, **decoder, **words},
+    )
+
+
+MIDDLE = _owlet(sight=256, patch=8, layers=(4, 2, 4), queries=32, speech=256)
+NANO = _owlet(sight=128, patch=12, layers=(3, 1, 3), queries=16, speech=128)
+
+
 def _owl(size: Size, temporal: bool = False) -> OwlConfig:
     return OwlConfig(
         vision_config=OwlVisionConfig(temporal=temporal, **size.vision),
@@ -95,11 +134,11 @@ def _owl_bloomz(size: Size) -> OwlConfig:
     )
 
 
-def _owl2(size: Size) -> OwlConfig:
-    vision = OwlVisionConfig(**{"image_size": 448, **size.vision})
+def _owl2(size: Size, temporal: bool = False) -> OwlConfig:
+    vision = OwlVisionConfig(temporal=temporal, **{"image_size": 448, **size.vision})
     return OwlConfig(
         vision_config=vision,
-        abstractor_config=OwlAbstractorConfig(position_grid=vision.grid, **size.abstractor),
+        abstractor_config=OwlAbstractorConfig(position_grid=vision.grid, temporal=temporal, **size.abstractor),
         text_config=AdaptiveLlamaConfig(**{"pad_token_id": 0, "rms_norm_eps": 1e-5, **size.llama}),
     )
 
@@ -142,11 +181,26 @@ _TABLE = (
     ),
 )
 
+# name, configuration, trained weights here or not, summary
+_OWLETS = (
+    (
+        "owlet",
+        partial(_owl2, MIDDLE, temporal=True),
+        True,
+        "the owlet: Owl2's decoder, Owl video's eyes, for any machine",
+    ),
+    ("owlet-nano", partial(_owl2, NANO), False, "a smaller owlet for studies, Owl2 style"),
+    ("owlet-nano-plain", partial(_owl, NANO), False, "a smaller owlet for studies, Owl style"),
+)
+
 
 def _rows() -> Iterator[Family]:
     for name, tiny_name, make, prompt, aspect, repository, summary in _TABLE:
         yield Family(name, summary, partial(make, FULL), prompt, aspect, repository)
         yield Family(tiny_name, f"{summary}; tiny, random weights", partial(make, TINY), prompt, aspect)
+    for name, config, trained, summary in _OWLETS:
+        weights = OWLET if trained else None
+        yield Family(name, summary, config, "owlet", "square", tokenizer=owlet_tokenizer, weights=weights)
 
 
 FAMILIES: dict[str, Family] = {row.name: row for row in _rows()}
@@ -188,11 +242,11 @@ def build(
 
 
 def build_processor(name: str) -> OwlProcessor:
-    """The processor of a tiny family; the released ones have theirs beside their weights."""
+    """The processor of a family with a tokenizer of its own; the released ones have theirs beside their weights."""
     row = family(name)
     if row.repository is not None:
         raise ConfigError(
             f"{name!r} is a released size without a tokenizer of its own; open its weights with "
             f"{row.repository!r}, or build one of the tiny twins (tiny-owl, tiny-owl2 ...)"
         )
-    return make_processor(row.config(), byte_tokenizer(), row.prompt, row.aspect)
+    return make_processor(row.config(), row.tokenizer(), row.prompt, row.aspect)

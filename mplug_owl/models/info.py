@@ -91,7 +91,8 @@ def describe(name_or_path: str | Path) -> Card:
     if name in FAMILIES:
         row = FAMILIES[name]
         released = f"; released as {row.repository}" if row.repository else ""
-        return _card(name, row.summary + released, row.config(), FORMATS[row.prompt].templates)
+        checkpoint = Checkpoint(row.weights) if row.is_trained else None
+        return _card(name, row.summary + released, row.config(), FORMATS[row.prompt].templates, checkpoint)
     if "/" not in name and not Path(name).exists():
         family(name)  # it knows what was meant
     folder = resolve_folder(name_or_path)

@@ -22,7 +22,7 @@ from mplug_owl.models.families import family as find_family
 from mplug_owl.models.families import make_processor
 from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration
 from mplug_owl.models.processor import OwlProcessor
-from mplug_owl.models.tokenizers import bloom_tokenizer, byte_tokenizer, llama_tokenizer
+from mplug_owl.models.tokenizers import bloom_tokenizer, llama_tokenizer
 from mplug_owl.models.vision import OwlVisionConfig, OwlVisionModel
 
 # Everything else about a ViT is the family's: picture size, temporal branch, position tables.
@@ -88,7 +88,7 @@ def assemble(
     made = torch.float32 if dtype == "auto" else dtype
     model = OwlForConditionalGeneration.from_pretrained(None, config=config, state_dict=tensors, dtype=made)
     read = bloom_tokenizer if config.text_config.model_type == "bloom" else llama_tokenizer
-    tokenizer = byte_tokenizer() if language is None else read(resolve_folder(language))
+    tokenizer = row.tokenizer() if language is None else read(resolve_folder(language))
     return model.eval(), make_processor(config, tokenizer, row.prompt, row.aspect)
 
 

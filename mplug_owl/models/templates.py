@@ -145,6 +145,21 @@ def _owl2(
     )
 
 
+def _owlet() -> str:
+    """`<|user|>text<|owl|>text</s>`: a role is one token, and a prompt is the text that was trained on."""
+    return _joined(
+        _opening("<|image|>", ""),
+        "{%- if head -%}{{ '<|system|>' + head }}{%- endif -%}",
+        "{%- for message in turns -%}",
+        "{%- if message.role == 'user' -%}{{ '<|user|>' + inline(message.content) }}",
+        "{%- elif message.role == 'assistant' -%}{{ '<|owl|>' }}",
+        "{%- generation -%}{{ inline(message.content) + '" + END + "' }}{%- endgeneration -%}",
+        "{%- endif -%}",
+        "{%- endfor -%}",
+        "{%- if add_generation_prompt -%}{{ '<|owl|>' }}{%- endif -%}",
+    )
+
+
 _OWL2 = PromptFormat(
     image_token="<|image|>",
     bos="piece",
@@ -172,6 +187,9 @@ FORMATS: Mapping[str, PromptFormat] = {
     ),
     "owl2": _OWL2,
     "owl2.1": replace(_OWL2, bos="none", pad="eos_token"),
+    "owlet": PromptFormat(
+        image_token="<|image|>", bos="none", pad="pad_token", templates={"default": _owlet(), "training": _owlet()}
+    ),
 }
 
 

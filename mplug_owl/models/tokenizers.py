@@ -1,13 +1,15 @@
 """Fast tokenizers from the files of the checkpoints, giving the ids of the original tokenizers.
 
 `llama_tokenizer` reads sentencepiece, `bloom_tokenizer` tokenizer.json, `qwen_tokenizer` a tiktoken rank file, and
-`byte_tokenizer` needs no file. All return the library's `PreTrainedTokenizerFast`, so saving and reloading need no
-code of ours. This file knows nothing of prompts and pictures.
+`byte_tokenizer` needs no file. `train_tokenizer` makes the owlet's from texts, `owlet_tokenizer` opens the one that
+comes with the package. All return the library's `PreTrainedTokenizerFast`, so saving and reloading need no code of
+ours. This file knows nothing of prompts and pictures.
 """
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,12 @@ _QWEN_SPLIT = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _LLAMA_NAMES = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+# A word with the space before it; digits and signs one by one.
+_OWLET_WORD = pre_tokenizers.Split(Regex(r"'s| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s+(?!\S)|\s+"), behavior="isolated")
+_OWLET_NAMES = {"pad_token": "<pad>", "eos_token": "</s>"}
+_OWLET_ROLES = ("<|system|>", "<|user|>", "<|owl|>")
+OWLET = Path(__file__).resolve().parents[1] / "assets" / "owlet"  # its tokenizer, and its weights once they are trained
+OWLET_WORDS = 2048  # ids of the owlet's tokenizer, bytes and special ones among them
 _QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{i}|>" for i in range(205)))
 
 
@@ -100,6 +108,47 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     backend.decoder = decoders.ByteLevel()
     _add_special(backend, _LLAMA_NAMES.values())
     return _wrap(backend, _LLAMA_NAMES)
+
+
+def train_tokenizer(
+    texts: Iterable[str], size: int = OWLET_WORDS, *, known: Container[str] | None = None, least: int = 20
+) -> PreTrainedTokenizerFast:
+    """The owlet's tokenizer: the most frequent words of `texts` are one id each, all else is said byte by byte.
+
+    A word found fewer than `least` times is no id, nor one that is not among the `known` words (in lower case), where
+    these are given; special tokens that nothing uses make up `size`. There are no parts of words in between: a name on
+    a sign, read for the first time, is then a row of letters that each were met a thousand times, and to spell or to
+    count them is to look at them. The same texts give the same tokenizer.
+    """
+
+    def may_be_id(word: str) -> bool:
+        bare = word.removeprefix(" ")
+        if not bare.isalpha():
+            return len(word.encode()) > 1
+        # A lone letter is one that is spoken of, and the same wherever it stands; but these are words.
+        return word in (" a", " I") or (len(bare) > 1 and (known is None or bare.casefold() in known))
+
+    counts = Counter(word for text in texts for word, _ in _OWLET_WORD.pre_tokenize_str(" " + text))
+    frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    special = [*_OWLET_NAMES.values(), *_OWLET_ROLES]
+    room = size - len(special) - 256
+    words = [word for word, count in frequent if count >= least and may_be_id(word)][:room]
+    special += [f"<|spare_{i}|>" for i in range(room - len(words))]
+    letters = _byte_letters()
+    vocabulary = [*special, *letters, *("".join(letters[byte] for byte in word.encode()) for word in words)]
+    # Without merges a word is either known as a whole or falls into its bytes.
+    backend = Tokenizer(BPE(vocab={word: i for i, word in enumerate(vocabulary)}, merges=[], ignore_merges=True))
+    backend.normalizer = normalizers.Prepend(" ")  # so the first word of a text is the word it is elsewhere
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([_OWLET_WORD, byte_level])
+    backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(content=" ", left=1)])
+    _add_special(backend, special)
+    return _wrap(backend, _OWLET_NAMES)
+
+
+def owlet_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer that the owlet and all of its kind were trained with."""
+    return _from_json(OWLET, _OWLET_NAMES)
 
 
 def _add_special(backend: Tokenizer, special: Iterable[str]) -> None:

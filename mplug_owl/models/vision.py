@@ -74,13 +74,16 @@ def eager_attention(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Attention spelled out; unlike the library's it keeps float64 in float64."""
-    scores_FHQN = query_FHQK @ key_FHNK.transpose(-1, -2) * scaling
+    """Attention spelled out, without the library's copies: softmax computes in float32 at least by itself, and float64
+    stays float64.
+    """
+    groups = query_FHQK.shape[1] // key_FHNK.shape[1]
+    if groups > 1:  # heads that share keys and values
+        key_FHNK, value_FHNK = (x.repeat_interleave(groups, dim=1) for x in (key_FHNK, value_FHNK))
+    scores_FHQN = (query_FHQK * scaling) @ key_FHNK.transpose(-1, -2)
     if attention_mask is not None:
         scores_FHQN = scores_FHQN + attention_mask
-    dtype = torch.promote_types(scores_FHQN.dtype, torch.float32)
-    weights_FHQN = scores_FHQN.softmax(-1, dtype=dtype).to(value_FHNK.dtype)
-    weights_FHQN = F.dropout(weights_FHQN, dropout, training=module.training)
+    weights_FHQN = F.dropout(scores_FHQN.softmax(-1), dropout, training=module.training)
     return (weights_FHQN @ value_FHNK).transpose(1, 2).contiguous(), weights_FHQN
 
 

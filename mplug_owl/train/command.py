@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mplug_owl import settings
 from mplug_owl.train import recipe as recipes
+from mplug_owl.train import sequence
 from mplug_owl.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -17,8 +18,13 @@ STOPPED = 128 + 15  # what a shell calls a process that SIGTERM ended: a schedul
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="a shipped recipe or a TOML file")
-    parser.add_argument("overrides", nargs="*", metavar="name=value", help="as optim.steps=100")
+    parser.add_argument("recipe", metavar="RECIPE", help="a shipped recipe or sequence of recipes, or a TOML file")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="name=value",
+        help="as optim.steps=100; for one stage of a sequence, STAGE:optim.steps=100",
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the run")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the plan, train nothing")
     parser.add_argument("--new", action="store_true", help="refuse to go on with a run that DIR already holds")
@@ -27,19 +33,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 0 when the run is done, 143 when a signal stopped it."""
-    recipe = recipes.load(arguments.recipe, tuple(arguments.overrides))
-    first = int(os.environ.get("RANK", 0)) == 0
-    if arguments.dry_run:
-        print(settings.dump(recipe), end="")
+    if sequence.is_sequence(arguments.recipe):
+        stages = sequence.load(arguments.recipe, arguments.overrides)
     else:
-        recipe.refuse_placeholders()
-    speed = plan_of(recipe, arguments.gpu, show=first)
+        stages = [recipes.load(arguments.recipe, tuple(arguments.overrides))]
     if arguments.dry_run:
+        for stage in stages:
+            print(settings.dump(stage), end="")
+            plan_of(stage, arguments.gpu, show=True)
         return 0
+    if len(stages) == 1:
+        return STOPPED if carry_out(stages[0], arguments.out, arguments) is None else 0
+    owl = sequence.run(stages, arguments.out, lambda stage, folder: carry_out(stage, folder, arguments))
+    if owl is None:
+        return STOPPED
+    print(f"the owl of all stages: {owl}")
+    return 0
+
+
+def carry_out(recipe: Recipe, out: Path, arguments: argparse.Namespace) -> Path | None:
+    """Plan and run one recipe; its result, or None where a signal stopped it."""
+    recipe.refuse_placeholders()
+    speed = plan_of(recipe, arguments.gpu, show=int(os.environ.get("RANK", 0)) == 0)
     from mplug_owl.train import loop
 
-    result = loop.run(recipe, arguments.out, resume=not arguments.new, speed=speed)
-    return STOPPED if result.stopped else 0
+    return loop.run(recipe, out, resume=not arguments.new, speed=speed).saved
 
 
 def plan_of(recipe: Recipe, gpu: str | None, *, show: bool) -> "Speed | None":

@@ -138,6 +138,10 @@ class Compute:
     parallel: Literal["ddp", "fsdp", "hsdp"] = "ddp"
     shard_group: int | None = None
     """Ranks that share one copy under hsdp."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """Fused, or spelled out: three times as fast in bfloat16 on a CPU, but its memory grows with the square of the
+    length.
+    """
     checkpoint_activations: bool = False
     compile: bool = False
 
@@ -163,8 +167,10 @@ class Log:
 @dataclass(frozen=True)
 class Recipe:
     name: str
-    stage: Literal["pretrain", "instruct"]
-    """Which of the papers' stages this is, for the reader and the records; the sections below decide what happens."""
+    stage: Literal["language", "pretrain", "instruct"]
+    """Which of the papers' stages this is (language: the one that LLaMA brings along), for the reader and the records;
+    the sections below decide what happens.
+    """
     source: str
     """Where the values come from."""
     train: dict[str, Module]

@@ -215,8 +215,8 @@ def _inputs(config: OwlConfig, shape: Shape) -> dict[str, Tensor]:
 
 
 def _loss(model: OwlForConditionalGeneration, inputs: dict[str, Tensor]) -> Tensor:
-    """The loss as the run computes it, but for one thing: media are merged by an index, not by comparing ids, which
-    fake tensors, having no values, cannot do.
+    """The loss as the run computes it, but for two things that fake tensors, having no values, cannot do: media are
+    merged by an index, not by comparing ids, and every position counts as one that is learnt from.
     """
     features, _ = Objective(model).look(inputs, sorted(calls_of(model, inputs)))
     rest = {name: tensor for name, tensor in inputs.items() if "pixel" not in name}

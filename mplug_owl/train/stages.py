@@ -38,6 +38,8 @@ def prepare(model: OwlForConditionalGeneration, recipe: Recipe) -> list[dict[str
     too. What replaces parameters afterwards, such as sharding, makes the groups stale: ask `parameter_groups` for new
     ones then.
     """
+    if recipe.compute.attention != "sdpa":  # what a model has by itself
+        model.set_attn_implementation(recipe.compute.attention)
     if recipe.lora is not None:
         lora.apply(model, recipe.lora, seed=recipe.seed)
     compute = getattr(torch, recipe.compute.dtype)
