@@ -18,7 +18,7 @@ from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration
 from mplug_owl.train import plan as plans
 from mplug_owl.train import stages
 from mplug_owl.train.hardware import ACCELERATORS
-from mplug_owl.train.objective import calls_of
+from mplug_owl.train.objective import Objective, calls_of
 from mplug_owl.train.optim import adamw
 from mplug_owl.train.parallel import World, arrange
 from mplug_owl.train.plan import Plan, plan
@@ -51,7 +51,7 @@ def inputs(config: OwlConfig, shape: Shape) -> dict[str, Tensor]:
     spread = shape.frames if video and not config.vision_config.temporal else 1
     positions = shape.media * config.media_length * spread
     ids[:, :positions] = config.video_token_id if video else config.image_token_id
-    batch = {"input_ids": ids, "labels": ids, "num_items_in_batch": torch.tensor(99)}
+    batch = {"input_ids": ids, "labels": ids}
     if video:
         batch["pixel_values_videos"] = torch.randn(lead[0], shape.frames, *lead[1:])
     elif shape.media:
@@ -72,7 +72,9 @@ def counted(model: OwlForConditionalGeneration, shape: Shape) -> tuple[list[int]
     linear, batched = [], []
     with sdpa_kernel(SDPBackend.MATH):
         with FlopCounterMode(display=False) as counter:
-            loss = model(**inputs(model.config, shape), use_cache=False).loss
+            batch = inputs(model.config, shape)
+            labels = batch.pop("labels")
+            loss = Objective(model)(batch, labels, sorted(calls_of(model, batch)), 99)
         counters = [counter]
         with FlopCounterMode(display=False) as counter:
             loss.backward()
@@ -188,7 +190,6 @@ def measured_peak(config: OwlConfig, of: Recipe, shape: Shape) -> int:
     """Most bytes alive at once in two steps of a real run, as the profiler saw them come and go."""
     batch = inputs(config, shape)
     labels = batch.pop("labels")
-    del batch["num_items_in_batch"]
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         model = OwlForConditionalGeneration(config)
         groups = stages.prepare(model, of)

@@ -40,7 +40,7 @@ def test_two_steps_of_every_recipe(name: str, data: Path, tmp_path: Path) -> Non
         f'data.held_out=[{{path="{data}"}}]',
         *("data.multimodal_share=none", "data.workers=0", "data.max_length=512"),
         *("optim.epochs=none", "optim.steps=2", "optim.warmup_steps=0", "batch.size=4", "batch.micro=2"),
-        *("keep.asynchronous=false", "log.held_out_every=2", "log.samples_every=2"),
+        *("keep.asynchronous=false", "log.every=1", "log.held_out_every=2", "log.samples_every=2"),
     ]
     recipe = recipes.load(name, tuple(overrides))
     assert plan(recipe, gpus=1, gpu="CPU").total_memory > 0

@@ -7,7 +7,7 @@ and a row they do not fit into is a DataError. No file is opened here.
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from mplug_owl.data.conversation import Conversation
@@ -80,6 +80,13 @@ def encode_caption(messages: Sequence[Message], processor: Prompter, *, max_leng
     text = head + caption + processor.answer_end
     row = _encoded(text, [(len(head), len(text))], shown, processor)
     return row if max_length is None else _with_short_answer(row, processor, max_length)
+
+
+def learning_text(row: Encoded, processor: Prompter) -> Encoded:
+    """The row with all its text learnt; not its first position, which in a packed row follows another sample."""
+    media = (processor.image_token_id, processor.video_token_id)
+    labels = [IGNORED if place == 0 or token in media else token for place, token in enumerate(row.ids)]
+    return replace(row, labels=labels)
 
 
 def encode(

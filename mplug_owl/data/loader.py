@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mplug_owl.data.conversation import Conversation
-from mplug_owl.data.encode import IGNORED, Encoded, Prompter, encode_conversation
+from mplug_owl.data.encode import IGNORED, Encoded, Prompter, encode_conversation, learning_text
 from mplug_owl.data.packing import block_diagonal, lay_out, pack
 from mplug_owl.data.pixels import Pixels, Viewer
 from mplug_owl.errors import ConfigError, DataError, RequestError
@@ -54,6 +54,8 @@ class LoaderSettings:
     random_resized_crop: tuple[float, float] | None = None
     decode: Literal["exact", "fast"] = "exact"
     template: str = "training"
+    learn: Literal["answers", "text"] = "answers"
+    """What counts in the loss; "text" is everything but media, as language models are pretrained."""
     workers: int = 2
     bad_share: float = 0.05
     """More bad samples than this share stop the run."""
@@ -183,6 +185,8 @@ class _Steps(Dataset[_Step]):
             row = encode_conversation(
                 conversation, self.processor, template=self.settings.template, max_length=self.settings.max_length
             )
+            if self.settings.learn == "text":
+                row = learning_text(row, self.processor)
         except (DataError, RequestError, OSError) as error:
             if mine:
                 out.bad.append(Bad(reason, name, str(error)))

@@ -2,10 +2,11 @@
 
 f_V may come from a CLIPVisionModel folder and f_L from a LlamaForCausalLM (or BloomForCausalLM) folder, each with its
 own sizes; the visual branch of a modality-adaptive decoder starts as a copy of its text branch. What no part brings
-starts random, from a seed. An owl can also move to another picture size. What is trained from here on is not known
-here.
+starts random, from a seed. An owl can also move to another picture size or number of queries, and gain or lose the
+visual branch. What is trained from here on is not known here.
 """
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, BloomConfig, CLIPVisionConfig, LlamaConfig, PreTrainedConfig
 
 from mplug_owl.errors import CheckpointError, ConfigError
-from mplug_owl.models.abstractor import OwlAbstractor, compute_tables
+from mplug_owl.models.abstractor import OwlAbstractor, OwlAbstractorConfig, compute_tables
 from mplug_owl.models.adapters import BASE
+from mplug_owl.models.adaptive import AdaptiveLlamaConfig
 from mplug_owl.models.checkpoint import Checkpoint, read_config, resolve_folder
 from mplug_owl.models.families import family as find_family
 from mplug_owl.models.families import make_processor
@@ -48,6 +50,8 @@ def assemble(
     vision: str | Path | None = None,
     language: str | Path | None = None,
     image_size: int | None = None,
+    queries: int | None = None,
+    adaptive: bool | None = None,
     seed: int = 0,
     dtype: torch.dtype | str = "auto",
 ) -> tuple[OwlForConditionalGeneration, OwlProcessor]:
@@ -70,14 +74,18 @@ def assemble(
         model, processor = load(start, device="cpu", dtype=dtype)
         if image_size is not None:
             resize(model, processor, image_size)
-        return model, processor
+        if queries is not None:
+            ask_anew(model, processor, queries, seed)
+        return (model if adaptive is None else branch(model, adaptive)), processor
     row = find_family(family)
     if language is None and row.repository is not None:
         raise ConfigError(
             f"family {family!r} has no tokenizer of its own; give init.language, a folder with the "
             "language model and its tokenizer, or init.start"
         )
-    config = configuration(family, vision=vision, language=language, image_size=image_size)
+    config = configuration(
+        family, vision=vision, language=language, image_size=image_size, queries=queries, adaptive=adaptive
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tensors = _fresh_tensors(config, whole=language is None)
@@ -93,7 +101,13 @@ def assemble(
 
 
 def configuration(
-    family: str, *, vision: str | Path | None = None, language: str | Path | None = None, image_size: int | None = None
+    family: str,
+    *,
+    vision: str | Path | None = None,
+    language: str | Path | None = None,
+    image_size: int | None = None,
+    queries: int | None = None,
+    adaptive: bool | None = None,
 ) -> OwlConfig:
     """The configuration of `family` with the sizes of the parts; reads no weights."""
     config = find_family(family).config()
@@ -109,15 +123,37 @@ def configuration(
         source = CLIPVisionConfig.from_pretrained(folder)
         for name in _FROM_CLIP:
             setattr(f_v, name, getattr(source, name))
+    if adaptive is not None:
+        f_l = branched(f_l, adaptive)
     if language is not None:
         f_l = _text_config(resolve_folder(language), f_l)
+    f_k.hidden_size, f_k.output_size = f_v.hidden_size, f_l.hidden_size
+    change(f_v, f_k, image_size, queries)
+    return OwlConfig(vision_config=f_v, abstractor_config=f_k, text_config=f_l)
+
+
+def change(f_v: OwlVisionConfig, f_k: OwlAbstractorConfig, image_size: int | None, queries: int | None) -> None:
+    """Set what is given, in place, and check that it fits."""
     if image_size is not None:
         f_v.image_size = image_size
     _check_grid(f_v)
-    f_k.hidden_size, f_k.output_size = f_v.hidden_size, f_l.hidden_size
     if f_k.position_grid is not None:
         f_k.position_grid = f_v.grid
-    return OwlConfig(vision_config=f_v, abstractor_config=f_k, text_config=f_l)
+    if queries is not None:
+        if queries < 1:
+            raise ConfigError(f"queries={queries}; expected at least 1 learned query")
+        f_k.num_queries = queries
+
+
+def branched(f_l: PreTrainedConfig, adaptive: bool) -> PreTrainedConfig:
+    """The configuration of the same decoder with a visual branch, or without."""
+    if type(f_l) not in (LlamaConfig, AdaptiveLlamaConfig):
+        raise ConfigError(
+            f"adaptive={adaptive}: a decoder of kind {f_l.model_type!r} keeps the branches it has; "
+            "take a Llama, or leave init.adaptive out"
+        )
+    kind = AdaptiveLlamaConfig if adaptive else LlamaConfig
+    return kind(**{name: value for name, value in f_l.to_dict().items() if name not in _OF_THE_FILE})
 
 
 def _text_config(folder: Path, wanted: PreTrainedConfig) -> PreTrainedConfig:
@@ -234,7 +270,7 @@ def _fresh_tensors(config: OwlConfig, *, whole: bool) -> dict[str, Any]:
     return vision.state_dict(prefix="model.vision.") | abstractor.state_dict(prefix="model.abstractor.")
 
 
-# ---- another picture size ------------------------------------------------------------------------
+# ---- an owl that changes -------------------------------------------------------------------------
 
 
 def resize(model: OwlForConditionalGeneration, processor: OwlProcessor, image_size: int) -> None:
@@ -244,16 +280,45 @@ def resize(model: OwlForConditionalGeneration, processor: OwlProcessor, image_si
     vision, abstractor = model.config.vision_config, model.config.abstractor_config
     if image_size == vision.image_size:
         return
-    vision.image_size = image_size
-    _check_grid(vision)
+    change(vision, abstractor, image_size, None)
     embeddings = model.model.vision.embeddings
     if vision.use_cls_token:  # a table without cls is resampled in every forward
         table = resize_positions(embeddings.position_embedding.detach(), vision.grid)
         embeddings.position_embedding = nn.Parameter(table)
     if abstractor.position_grid is not None:
-        abstractor.position_grid = vision.grid
         for layer in model.model.abstractor.layers:
             old = layer.attention.k_pos_embed
             _, keys = compute_tables(abstractor, old.device)
             layer.attention.k_pos_embed = keys.to(old.dtype)
     processor.image_processor.size = {"height": image_size, "width": image_size}
+
+
+def ask_anew(model: OwlForConditionalGeneration, processor: OwlProcessor, queries: int, seed: int) -> None:
+    """Give an owl another number of queries, in place. All of f_K starts anew: what it learnt, it learnt with the
+    others.
+    """
+    vision, abstractor = model.config.vision_config, model.config.abstractor_config
+    if queries == abstractor.num_queries:
+        return
+    change(vision, abstractor, None, queries)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.model.abstractor = OwlAbstractor(abstractor).to(model.dtype).eval()
+    processor.media_length = model.config.media_length
+
+
+def branch(model: OwlForConditionalGeneration, adaptive: bool) -> OwlForConditionalGeneration:
+    """The same owl with a visual branch in its decoder, at first a copy of the text branch; or without one."""
+    text = model.config.text_config
+    if isinstance(text, AdaptiveLlamaConfig) == adaptive:
+        return model
+    config = copy.deepcopy(model.config)
+    config.text_config = branched(text, adaptive)
+    with torch.device("meta"):
+        wanted = OwlForConditionalGeneration(config).state_dict()
+    if config.tie_word_embeddings:
+        del wanted["lm_head.weight"]
+    had = model.state_dict()
+    tensors = {name: had[name if name in had else name.replace("visual_", "")].clone() for name in wanted}
+    made = OwlForConditionalGeneration.from_pretrained(None, config=config, state_dict=tensors, dtype=model.dtype)
+    return made.eval()

@@ -42,19 +42,30 @@ def run(arguments: argparse.Namespace) -> int:
             print(settings.dump(stage), end="")
             plan_of(stage, arguments.gpu, show=True)
         return 0
+    out: Path = arguments.out
     if len(stages) == 1:
-        return STOPPED if carry_out(stages[0], arguments.out, arguments) is None else 0
-    owl = sequence.run(stages, arguments.out, lambda stage, folder: carry_out(stage, folder, arguments))
+        owl, runs = carry_out(stages[0], out, arguments), [out]
+    else:
+        owl = sequence.run(stages, out, lambda stage, folder: carry_out(stage, folder, arguments))
+        runs = [out / stage.name for stage in stages]
     if owl is None:
         return STOPPED
-    print(f"the owl of all stages: {owl}")
+    if is_first():
+        from mplug_owl.train import curve
+
+        curve.draw(runs, out / "curve.png")
+        print(f"{owl}, and how it got there: {out / 'curve.png'}")
     return 0
+
+
+def is_first() -> bool:
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def carry_out(recipe: Recipe, out: Path, arguments: argparse.Namespace) -> Path | None:
     """Plan and run one recipe; its result, or None where a signal stopped it."""
     recipe.refuse_placeholders()
-    speed = plan_of(recipe, arguments.gpu, show=int(os.environ.get("RANK", 0)) == 0)
+    speed = plan_of(recipe, arguments.gpu, show=is_first())
     from mplug_owl.train import loop
 
     return loop.run(recipe, out, resume=not arguments.new, speed=speed).saved

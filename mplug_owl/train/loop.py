@@ -29,7 +29,7 @@ from mplug_owl.models.processor import OwlProcessor
 from mplug_owl.train import checkpoint, heldout, opening, optim, results, stages
 from mplug_owl.train.checkpoint import Checkpoints, Saved
 from mplug_owl.train.metrics import Metrics, memory_gib
-from mplug_owl.train.parallel import World, arrange, join, leave
+from mplug_owl.train.parallel import World, arrange, joined
 from mplug_owl.train.recipe import Recipe
 from mplug_owl.train.window import Batches, Window, agree
 
@@ -73,14 +73,11 @@ def run(
 
     Raises: ConfigError, DataError, CheckpointError; the newest checkpoint is then still whole.
     """
-    world = join()
-    try:
+    with joined() as world:
         training = Training(
             recipe, Path(out), world, resume, open_owl or opening.open_owl, open_data or opening.open_data, speed
         )
         return training.run()
-    finally:
-        leave()
 
 
 class Training:

@@ -21,6 +21,7 @@ from mplug_owl.errors import ConfigError
 
 Record = dict[str, Any]
 Tracker = Callable[[Record, int], None]
+FILE = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -68,7 +69,7 @@ class Metrics:
             return
         # Trackers first: one that is not installed must stop the run before anything is written.
         self.trackers = [TRACKERS[t](out, name, dict(settings), step) for t in trackers]
-        self.path = out / "metrics.jsonl"
+        self.path = out / FILE
         cut_back(self.path, step)
         self.file = self.path.open("a", encoding="utf-8")
         self.bar = tqdm(total=steps, initial=step, unit="step", disable=not sys.stderr.isatty(), smoothing=0.1)

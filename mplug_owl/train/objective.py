@@ -59,16 +59,18 @@ class Objective(nn.Module):
         if getattr(self.owl.model.language_model, "takes_visual_index", False):
             rest["visual_index"] = self.owl.model.visual_index(input_ids, features)
         states = self.owl.model(**rest, inputs_embeds=embeds, use_cache=False).last_hidden_state
-        return self.judge(states, labels, targets)
-
-    def judge(self, states_BLD: Tensor, labels_BL: Tensor, targets: int) -> Tensor:
-        """The loss of what is learnt from. Nothing else passes the head: logits are the largest tensors of a step."""
-        wanted = labels_BL[:, 1:].flatten()
+        wanted = labels[:, 1:].flatten()
         rows = ((wanted >= 0) & (wanted < self.owl.lm_head.weight.shape[0])).nonzero()[:, 0]  # media ids are no words
+        return self.judge(states, wanted, rows) / targets
+
+    def judge(self, states_BLD: Tensor, wanted: Tensor, rows: Tensor) -> Tensor:
+        """The loss of the rows that are learnt from. No other passes the head: logits are the largest tensors of a
+        step.
+        """
         states = states_BLD[:, :-1].flatten(0, 1).index_select(0, rows)
         logits = self.owl.lm_head(states)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return F.cross_entropy(logits, wanted[rows], reduction="sum") / targets
+        return F.cross_entropy(logits, wanted[rows], reduction="sum")
 
     def look(self, inputs: Mapping[str, Any], calls: Sequence[int]) -> tuple[dict[str, Tensor], Tensor | None]:
         """What f_V and f_K make of all media, by modality [M, Q + 1, D]; and zero times what was shown for nothing."""

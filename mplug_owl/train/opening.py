@@ -33,6 +33,8 @@ def open_owl(recipe: Recipe) -> Opened:
         vision=init.vision,
         language=init.language,
         image_size=init.image_size,
+        queries=init.queries,
+        adaptive=init.adaptive,
         # An adapter is opened on its base again: a family without weights is always that of seed 0.
         seed=0 if recipe.lora is not None else recipe.seed,
     )
@@ -84,6 +86,7 @@ def open_data(recipe: Recipe, processor: OwlProcessor, world: World, held_out: b
             random_resized_crop=None if held_out else data.random_resized_crop,
             decode=data.decode,
             template=data.template,
+            learn="answers" if held_out else data.learn,
             workers=data.workers,
             bad_share=data.bad_share,
         ),

@@ -77,6 +77,20 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
+@contextmanager
+def joined() -> Iterator[World]:
+    """Take part while this is open; of several, one inside the other, the outermost counts. Processes can meet only
+    once under one torchrun.
+    """
+    outermost = not dist.is_initialized()
+    world = join()
+    try:
+        yield world
+    finally:
+        if outermost:
+            leave()
+
+
 def layers(owl: nn.Module) -> list[nn.Module]:
     """The repeated layers of all three modules: what is checkpointed, compiled and sharded."""
     return [module for module in owl.modules() if isinstance(module, GradientCheckpointingLayer)]

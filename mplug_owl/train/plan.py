@@ -198,17 +198,17 @@ def _configuration(init: Init) -> OwlConfig:
     absent: dict[str, Any] = dict.fromkeys(_absent(init))
     init = replace(init, **absent)
     if init.start is None:
-        return parts.configuration(init.family, vision=init.vision, language=init.language, image_size=init.image_size)
+        named = {field: getattr(init, field) for field in ("vision", "language", "image_size", "queries", "adaptive")}
+        return parts.configuration(init.family, **named)
     folder = Path(init.start)
     raw = read_config(folder)
     native = raw["model_type"] == OwlConfig.model_type
     config = OwlConfig.from_pretrained(folder) if native else open_published(folder, raw)[0]
-    if init.image_size is not None:
-        vision: Any = config.vision_config
-        abstractor: Any = config.abstractor_config
-        vision.image_size = init.image_size
-        if abstractor.position_grid is not None:
-            abstractor.position_grid = vision.grid
+    vision: Any = config.vision_config
+    abstractor: Any = config.abstractor_config
+    parts.change(vision, abstractor, init.image_size, init.queries)
+    if init.adaptive is not None:
+        config.text_config = parts.branched(cast(Any, config.text_config), init.adaptive)
     return config
 
 

@@ -99,7 +99,7 @@ def _run(plan: "Plan") -> list[str]:
     speed = f"   at {plan.setting.mfu:.0%} MFU" + (", recomputation added" if again else "")
     rate = plan.batch * plan.shape.length / plan.step_seconds
     lines = [
-        "run",
+        "run, at most: every sample counted as a full row" if plan.shape.packed else "run",
         _row("  seconds a step", f"{plan.step_seconds:,.2f}", note=speed),
         _row("  positions a second", f"{rate:,.0f}"),
     ]

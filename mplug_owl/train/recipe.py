@@ -30,6 +30,10 @@ class Init:
     """A Transformers LlamaForCausalLM folder for f_L, with its tokenizer."""
     image_size: int | None = None
     """Side of the pictures, where it is not that of the family or of `start`."""
+    queries: int | None = None
+    """Learned queries of f_K, where they are not as many as in the family or in `start`; f_K then starts random."""
+    adaptive: bool | None = None
+    """Give a Llama decoder a visual branch (a copy of its text branch) or take it away; None leaves it as it is."""
 
     def __post_init__(self) -> None:
         for name in ("vision", "language"):
@@ -72,6 +76,10 @@ class Data:
     decode: Literal["exact", "fast"] = "exact"
     """"fast" lets the JPEG decoder scale down; it may differ by 2/255 on average."""
     template: str = "training"
+    learn: Literal["answers", "text"] = "answers"
+    """What counts in the loss: answers and captions, as in the papers, or all text, as language models are pretrained.
+    The held-out loss is always that of answers.
+    """
     workers: int = 2
     bad_share: float = 0.05
     """The run stops when a larger share of the rows cannot be used."""
@@ -122,7 +130,7 @@ class Optim:
 @dataclass(frozen=True)
 class Batch:
     size: int = 256
-    """Samples (rows, where packed) between two optimizer steps, over all ranks."""
+    """Samples between two optimizer steps, over all ranks, packed or not."""
     micro: int = 4
     """Rows of one forward pass on one rank."""
 
@@ -198,7 +206,8 @@ class Recipe:
             )
         if "lora" in self.train and "language" in self.train:
             raise ConfigError("train.lora and train.language are both given: train one of them")
-        made = [name for name in ("vision", "language", "image_size") if getattr(self.init, name)]
+        changes = ("vision", "language", "image_size", "queries", "adaptive")
+        made = [name for name in changes if getattr(self.init, name) is not None]
         if self.lora is not None and made:
             raise ConfigError(
                 f"the section lora and init.{made[0]}={getattr(self.init, made[0])!r} are both "

@@ -216,9 +216,10 @@ def _inputs(config: OwlConfig, shape: Shape) -> dict[str, Tensor]:
 
 def _loss(model: OwlForConditionalGeneration, inputs: dict[str, Tensor]) -> Tensor:
     """The loss as the run computes it, but for two things that fake tensors, having no values, cannot do: media are
-    merged by an index, not by comparing ids, and every position counts as one that is learnt from.
+    merged by an index, not by comparing ids, and all text counts as learnt from.
     """
-    features, _ = Objective(model).look(inputs, sorted(calls_of(model, inputs)))
+    objective = Objective(model)
+    features, _ = objective.look(inputs, sorted(calls_of(model, inputs)))
     rest = {name: tensor for name, tensor in inputs.items() if "pixel" not in name}
     text_BLD = model.model.embed_text(inputs["labels"])
     rows_ND = [rows.flatten(0, 1) for rows in features.values()]
@@ -228,4 +229,7 @@ def _loss(model: OwlForConditionalGeneration, inputs: dict[str, Tensor]) -> Tens
         text_BLD = merged.view_as(text_BLD)
     if getattr(model.model.language_model, "takes_visual_index", False):
         rest["visual_index"] = index
-    return model(**rest, inputs_embeds=text_BLD, num_items_in_batch=1, use_cache=False).loss
+    labels = rest.pop("labels")
+    states = model.model(**rest, inputs_embeds=text_BLD, use_cache=False).last_hidden_state
+    wanted = labels[:, 1:].flatten()
+    return objective.judge(states, wanted, torch.empty(len(wanted) - len(index), dtype=torch.long))

@@ -65,14 +65,16 @@ def run(stages: Sequence[Recipe], out: Path, runner: Runner) -> Path | None:
     `runner` carries out one recipe in a folder, going on with what is there, and returns its result.
     """
     from mplug_owl.models.adapters import BASE, merge  # torch takes seconds, and --help needs none
+    from mplug_owl.train.parallel import joined
 
     result: Path | None = None
-    for stage in stages:
-        if result is not None:
-            stage = replace(stage, init=replace(stage.init, start=str(result)))
-        result = runner(stage, out / stage.name)
-        if result is None:
-            return None
+    with joined():
+        for stage in stages:
+            if result is not None:
+                stage = replace(stage, init=replace(stage.init, start=str(result)))
+            result = runner(stage, out / stage.name)
+            if result is None:
+                return None
     assert result is not None, "a sequence has stages"
     if not (result / BASE).is_file():
         return result
