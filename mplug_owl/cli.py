@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import mplug_owl
 from mplug_owl.errors import OwlError, RequestError, did_you_mean
@@ -21,19 +22,21 @@ owl: the mPLUG-Owl family of multimodal models
 usage: owl COMMAND ...          owl COMMAND --help says more
 
 use      chat      ask about images and videos; no question: a conversation
+         batch     answer a file of conversations; the same command goes on
          info      what a model is: modules, parameters, memory, prompt
          convert   a published checkpoint into the native Transformers layout
 train    doctor    what is wrong with training data, row by row
          plan      parameters, memory, time of a run before it starts
          train     carry out a recipe; the same command goes on where it stopped
          merge     an adapter and its base into one model
-else     bench     measure speed; one JSON line a run
-         demo      a tiny random owl, from picture to words, module by module
+else     eval      scores of a model, with intervals and controls
+         lab       a paper's ablation in miniature: table, plot, what holds
+         bench     measure speed; one JSON line a run
+         world     the drawn world: look at it, write it to files
+         demo      the owlet answers about pictures; --inside: how an owl works
 
 examples
   owl chat cat.jpg "What is the cat doing?" --model ./mplug-owl2
-  owl info owl2-7b
-  owl doctor ./data/chats.jsonl --model tiny-owl2
   owl train owl2-instruct-lora init.start=./mplug-owl2 --out run
 
 MODEL is a folder (published or native layout, or an adapter), a hub name, or a
@@ -41,6 +44,7 @@ family (owl-7b, owl2-7b, tiny-owl2 ...); a family alone has random weights.
 """
 
 Parser = argparse.ArgumentParser
+DEFAULT = "owlet"  # the model where none is named
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,7 +92,7 @@ def chat(made: Parser) -> None:
         metavar="IMAGE|VIDEO|QUESTION",
         help="files, folders of frames, http(s) or data URLs; and one question, in quotes",
     )
-    made.add_argument("--model", help="folder, hub name or family; not needed with --adapter")
+    made.add_argument("--model", help="folder, hub name or family (default: owlet, or the base of --adapter)")
     made.add_argument("--adapter", help="adapter folder; opens its base unless --model names one")
     made.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (untested)")
     made.add_argument("--dtype", default="auto", help="auto, bfloat16, float16, float32")
@@ -106,13 +110,10 @@ def chat(made: Parser) -> None:
 def run_chat(arguments: argparse.Namespace) -> int:
     from mplug_owl.engine import talk
 
-    if arguments.model is None and arguments.adapter is None:
-        raise RequestError("no model; give --model (folder, hub name or family) or --adapter")
-
     def open_owl() -> mplug_owl.Owl:
         quiet_when_piped()
         return mplug_owl.load(
-            arguments.model or arguments.adapter,
+            arguments.model or arguments.adapter or DEFAULT,
             adapter=arguments.adapter if arguments.model else None,
             device=arguments.device,
             dtype=arguments.dtype,
@@ -156,15 +157,30 @@ def run_convert(arguments: argparse.Namespace) -> int:
 
 
 def demo(made: Parser) -> None:
-    made.add_argument("--model", default="tiny-owl2", help="another tiny family (default: tiny-owl2)")
+    made.add_argument("--model", help=f"folder, hub name or family (default: {DEFAULT}; of --inside: tiny-owl2)")
+    made.add_argument("--inside", action="store_true", help="follow one picture through a tiny random owl instead")
+    made.add_argument("--draw", metavar="DIR", help="only draw the pictures and their questions anew, into DIR")
     made.set_defaults(run=run_demo)
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
-    quiet_when_piped()
-    from mplug_owl.engine import demo
+    if arguments.draw:
+        from mplug_owl.world.showcase import write
 
-    demo.run(arguments.model)
+        write(arguments.draw)
+        return 0
+    quiet_when_piped()
+    from mplug_owl.engine import demo, inside
+    from mplug_owl.models.families import FAMILIES
+
+    untaught = arguments.model is None and not FAMILIES[DEFAULT].is_trained
+    if untaught and not arguments.inside:
+        print(f"the {DEFAULT} has no weights in this copy yet (`owl train {DEFAULT} --out RUN` makes them);")
+        print("here is the way of a picture through a tiny random owl instead\n")
+    if untaught or arguments.inside:
+        inside.run(arguments.model or "tiny-owl2")
+    else:
+        demo.run(mplug_owl.load(arguments.model or DEFAULT))
     return 0
 
 
@@ -227,8 +243,54 @@ def train(made: Parser) -> None:
     made.set_defaults(run=quietly(run))
 
 
+def world(made: Parser) -> None:
+    from mplug_owl.world.command import add_arguments
+
+    add_arguments(made)
+    made.set_defaults(run=run_world)
+
+
+def run_world(arguments: argparse.Namespace) -> int:
+    """The world knows no models: what is made of both is made here."""
+    from mplug_owl.world import command
+
+    if arguments.what[:1] != ["tokenizer"]:
+        return command.run(arguments)
+    if len(arguments.what) != 2:
+        raise RequestError("expected: owl world tokenizer OUT, a folder for tokenizer.json")
+    from mplug_owl.models.tokenizers import train_tokenizer
+    from mplug_owl.world.vocabulary import ROWS, lines, vocabulary
+
+    made, folder = train_tokenizer(lines(ROWS), known=vocabulary()), Path(arguments.what[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    made.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    print(f"{len(made)} ids written to {folder / 'tokenizer.json'}")
+    return 0
+
+
 def merge(made: Parser) -> None:
     from mplug_owl.models.adapters import add_arguments, run
+
+    add_arguments(made)
+    made.set_defaults(run=quietly(run))
+
+
+def batch(made: Parser) -> None:
+    from mplug_owl.engine.batch import add_arguments, run
+
+    add_arguments(made)
+    made.set_defaults(run=quietly(run))
+
+
+def evaluate(made: Parser) -> None:
+    from mplug_owl.eval.command import add_arguments, run
+
+    add_arguments(made)
+    made.set_defaults(run=quietly(run))
+
+
+def lab(made: Parser) -> None:
+    from mplug_owl.lab.command import add_arguments, run
 
     add_arguments(made)
     made.set_defaults(run=quietly(run))
@@ -243,12 +305,16 @@ def bench(made: Parser) -> None:
 
 COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "chat": ("Ask about images and videos. Without a QUESTION a conversation begins; /help lists its commands.", chat),
+    "batch": ("Answer a file of conversations, one line each; the same command goes on.", batch),
     "info": ("What a model is, from its configuration and file headers alone.", info),
     "convert": ("Convert a published checkpoint into the native Transformers layout.", convert),
     "doctor": ("Examine training data before a run: every row that would not train.", doctor),
     "plan": ("What a recipe will take: parameters, FLOPs, memory, hours.", plan),
     "train": ("Carry out a recipe. The same command goes on where a run was stopped.", train),
     "merge": ("Fold an adapter into its base and write an ordinary model folder.", merge),
+    "eval": ("Ask a model the questions of a task and score its answers; the same command goes on.", evaluate),
+    "lab": ("Carry out a study of small owls; the same command goes on where it stopped.", lab),
     "bench": ("Measure speed against named baselines; one JSON line a measurement.", bench),
-    "demo": ("Build a tiny owl with random weights and follow one picture through it.", demo),
+    "world": ("Look at the drawn world or write it to files; `tokenizer OUT` trains the owlet's on its texts.", world),
+    "demo": ("Let the owlet answer about six pictures; on a terminal, then about yours.", demo),
 }

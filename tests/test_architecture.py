@@ -56,14 +56,15 @@ PORTABLE_LIBRARIES = {"torch", "numpy", "PIL", "transformers", "huggingface_hub"
 # for testing, and talks in two languages: the plan's share was that of one kind.
 # The lab tells nodes apart, resumes them, judges findings over questions or seeds, and writes pages and plots: the
 # plan's 400 were for one table. Recipes that change queries or branches took train over its share.
+# The engine has a slot cache for four kinds of decoders, reuse across turns, weights of four and eight bits.
 MAX_UNIT_LINES = {
     "models": 4_200,
     "data": 2_800,
     "train": 3_150,
-    "engine": 1_500,
+    "engine": 3_000,
     "eval": 1_900,
     "serve": 1_500,
-    "bench": 1_050,
+    "bench": 1_300,
     "media": 550,
     "world": 5_800,
     "lab": 900,

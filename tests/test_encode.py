@@ -135,7 +135,7 @@ def test_answers_are_learnt_and_nothing_else(form: str, template: str) -> None:
     talk = [user(ImagePart("a"), "q"), ai("one"), user("r"), ai("two")]
     row = encode(talk, processor, template=template)
     end = "" if (form, template) == ("owl", "default") else "</s>"
-    space = "" if form == "owl" else " "
+    space = "" if form in ("owl", "owlet") else " "
     assert learnt(row, processor) == f"{space}one{end}{space}two{end}"
     assert [p.source for p in row.media] == ["a"]
     assert all(label in (IGNORED, token) for label, token in zip(row.labels, row.ids, strict=True))
@@ -258,7 +258,7 @@ def test_captions_are_picture_words_and_end(form: str) -> None:
     processor = make(form)
     row = encode_caption(caption(" a dog\n"), processor)
     assert learnt(row, processor) == "a dog</s>"
-    start = {"owl": "<s>###", "owl2": "###<s>", "owl2.1": "###"}[form]
+    start = {"owl": "<s>###", "owl2": "###<s>", "owl2.1": "###", "owlet": "###"}[form]
     assert shown(row, processor) == f"{start}a dog</s>"
     assert [part.source for part in row.media] == ["a"]
 

@@ -25,7 +25,7 @@ from mplug_owl.models import tokenizers as owl_tokenizers
 from mplug_owl.models.image_processor import OwlImageProcessorPil
 from mplug_owl.models.processor import OwlProcessor
 from mplug_owl.models.templates import FORMATS, OWL_SYSTEM, VICUNA_SYSTEM
-from mplug_owl.models.tokenizers import bloom_tokenizer, byte_tokenizer, llama_tokenizer, qwen_tokenizer
+from mplug_owl.models.tokenizers import bloom_tokenizer, byte_tokenizer, llama_tokenizer, owlet_tokenizer, qwen_tokenizer
 
 RED = Image.new("RGB", (30, 20), "red")
 BLUE = Image.new("RGB", (8, 9), "blue")
@@ -43,7 +43,7 @@ NASTY = [
 
 
 def make(form: str = "owl", temporal: bool = False, **changes: Any) -> OwlProcessor:
-    tokenizer = byte_tokenizer()
+    tokenizer = owlet_tokenizer() if form == "owlet" else byte_tokenizer()  # the only one with a pad token
     processor = OwlProcessor.for_format(
         form, OwlImageProcessorPil(size=28), tokenizer, image_token_id=len(tokenizer), media_length=3, temporal=temporal
     )
@@ -118,7 +118,7 @@ def test_the_system_sentence_can_be_chosen(form: str) -> None:
     for template in processor.templates:
         own, _ = processor.render([user("q")], template)
         named, _ = processor.render([user("q")], template, system="Be brief.")
-        assert named.startswith("Be brief.")
+        assert named.removeprefix("<|system|>").startswith("Be brief.")
         assert processor.render([system("Be brief."), user("q")], template)[0] == named
         explicit, _ = processor.render([system("Mine."), user("q")], template, system="Yours.")
         assert explicit == named.replace("Be brief.", "Mine.")
@@ -141,7 +141,7 @@ def test_spans_are_the_answers(form: str) -> None:
     messages = [user("<image>", "q"), ai("one\n"), user("x"), ai(""), user("y"), ai(" two")]
     for template in processor.templates:
         text, spans = processor.render(messages, template)
-        said = [text[a:b].removeprefix(" " if form != "owl" else "") for a, b in spans]
+        said = [text[a:b].removeprefix("" if form in ("owl", "owlet") else " ") for a, b in spans]
         end = {"training": "</s>", "v0": "###"}.get(template, "" if form == "owl" else "</s>")
         # Upstream learns no empty answer in a row with pictures.
         empty = "" if form == "owl" else end
@@ -227,6 +227,8 @@ def test_targets_are_exactly_the_answers(form: str) -> None:
     text, spans = processor.render(messages, "training")
     ids, target = processor.encode_text(text, spans)
     learnt = processor.decode([token for token, flag in zip(ids, target, strict=True) if flag])
+    # To the owlet's tokenizer the first word of a text is a word like any other, space included.
+    learnt = learnt.replace("</s> ", "</s>") if form == "owlet" else learnt
     assert learnt == "".join(text[a:b] for a, b in spans)
 
 

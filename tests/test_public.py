@@ -1,6 +1,6 @@
 """The public face: its names, and `Owl.chat` on a tiny owl2."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,8 +9,6 @@ from PIL import Image
 
 import mplug_owl
 from mplug_owl import ImagePart, Message, Owl, RequestError, TextPart, VideoPart
-from mplug_owl.engine.sampling import sampling
-from mplug_owl.engine.transcript import Transcript
 from mplug_owl.models.families import FAMILIES
 
 PUBLIC = [
@@ -81,15 +79,6 @@ def test_seeded_streams_do_not_disturb_each_other(owl: Owl) -> None:
     for index, stream in enumerate(streams):
         assert alone[index].startswith(together[index])
         stream.close()
-
-
-def test_draws_follow_the_softmax() -> None:
-    scores = torch.tensor([[2.0, 1.0, 0.0, -1.0]]).repeat(20_000, 1)
-    steps = sampling(temperature=0.7, top_p=1.0, top_k=3, seed=0)["logits_processor"]
-    drawn = steps(torch.zeros(len(scores), 1, dtype=torch.long), scores).argmax(-1)
-    share = torch.bincount(drawn, minlength=4) / len(scores)
-    expected = (torch.tensor([2.0, 1.0, 0.0, -torch.inf]) / 0.7).softmax(-1)
-    assert torch.allclose(share, expected, atol=0.02)
 
 
 def test_pictures_change_the_answer_and_their_order_counts(owl: Owl, picture: Image.Image) -> None:
@@ -199,7 +188,53 @@ def test_closing_a_stream_stops_the_model(owl: Owl) -> None:
     finally:
         handle.remove()
     assert 0 < steps < 390
-    assert not [t for t in threading.enumerate() if t.name == "owl-answer"]
+    assert owl.engine.running == owl.engine.waiting == 0
+
+
+def test_stop_texts_end_an_answer(owl: Owl) -> None:
+    whole = owl.chat("Go on", max_new_tokens=40)
+    stop = whole[len(whole) // 2 :][:2]
+    assert owl.chat("Go on", max_new_tokens=40, stop=stop) == whole.partition(stop)[0]
+    assert "".join(owl.chat("Go on", max_new_tokens=40, stop=["never", stop], stream=True)) == whole.partition(stop)[0]
+
+
+def test_threads_ask_together_and_get_what_they_get_alone(owl: Owl, picture: Image.Image) -> None:
+    questions = [f"What about {number}?" for number in range(6)]
+    shown = [[picture] if number % 2 else [] for number in range(6)]
+    alone = [owl.chat(q, images=i, max_new_tokens=20) for q, i in zip(questions, shown, strict=True)]
+    with ThreadPoolExecutor(6) as threads:
+        together = list(threads.map(lambda q, i: owl.chat(q, images=i, max_new_tokens=20), questions, shown))
+    assert together == alone
+
+
+def test_a_picture_is_prepared_and_encoded_once(picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    owl = mplug_owl.load("tiny-owl2", device="cpu")
+    asked: list[Message] = []
+    for question in ("What?", "Sure?", "Why?"):
+        asked.append(Message("user", question if asked else (ImagePart(picture.copy()), TextPart(question))))
+        asked.append(Message("assistant", owl.chat(asked, max_new_tokens=12)))
+        monkeypatch.setattr(owl.processor, "image_processor", None)  # the second time it would be missed
+    assert owl.engine.counts["media_encoded"] == 1
+    assert owl.engine.counts["positions_reused"] > 0
+
+
+def test_the_prompt_is_that_of_prepare(owl: Owl, picture: Image.Image) -> None:
+    frames = [picture.rotate(10 * turn) for turn in range(5)]
+    for family in (name for name in FAMILIES if name.startswith("tiny-")):
+        owl = mplug_owl.load(family, device="cpu")
+        messages = [
+            Message(
+                "user", (ImagePart(picture), VideoPart(frames, 3), TextPart("What?"), ImagePart(picture.rotate(5)))
+            ),
+            Message("assistant", " It is."),
+            Message("user", (VideoPart(frames[:1], 1), TextPart("And now?"))),
+        ]
+        prepared, asked = owl.prepare(messages, system="Be brief."), owl.desk.request(messages, system="Be brief.")
+        assert prepared["input_ids"][0].tolist() == asked.ids
+        images = [medium.pixels for medium in asked.media if medium.kind == "image"]
+        assert torch.equal(torch.stack(images), prepared["pixel_values"])
+        videos = [medium.pixels for medium in asked.media if medium.kind == "video"]
+        assert all(torch.equal(a, b) for a, b in zip(videos, prepared["pixel_values_videos"], strict=True))
 
 
 def test_an_error_while_streaming_reaches_the_caller(owl: Owl) -> None:
@@ -212,37 +247,6 @@ def test_an_error_while_streaming_reaches_the_caller(owl: Owl) -> None:
             list(owl.chat("Hi", stream=True, max_new_tokens=4))
     finally:
         handle.remove()
-
-
-def transcribed(owl: Owl, text: str, stops: list[str]) -> tuple[list[str], bool]:
-    """What a transcript writes when the model says `text`, and whether it ended the answer."""
-    ids = owl.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-    pieces: list[str] = []
-    transcript = Transcript(owl.processor, stops, pieces.append)
-    ended = False
-    for token in ids:
-        ended = bool(transcript(torch.tensor([[token]]), torch.empty(1, 0)).any())
-        if ended:
-            break
-    transcript.finish()
-    return pieces, ended
-
-
-@pytest.mark.parametrize("text", ["plain", "na\u00efve \u6f22\u5b57 \U0001f989", " leads with a space", "a\n b  c "])
-def test_letters_of_several_bytes_come_whole(owl: Owl, text: str) -> None:
-    pieces, ended = transcribed(owl, text, [])
-    assert "".join(pieces) == text
-    assert not ended
-    assert not any("\ufffd" in piece for piece in pieces)
-
-
-def test_stop_strings_end_an_answer_and_never_show(owl: Owl) -> None:
-    pieces, ended = transcribed(owl, "yes # no ## x ### and more", ["###"])
-    assert "".join(pieces) == "yes # no ## x "
-    assert ended
-    pieces, ended = transcribed(owl, "ends in #", ["###"])
-    assert "".join(pieces) == "ends in #"
-    assert not ended
 
 
 def test_formats_whose_end_is_no_token_stop_at_its_text(owl: Owl) -> None:

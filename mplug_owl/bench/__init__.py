@@ -1,8 +1,8 @@
-"""`owl bench`: how fast models, data and training are, beside the library's own and the machine's limits.
+"""`owl bench`: how fast models, data, training and the engine are, beside the library's own and the machine's limits.
 
 `plan.py` says what to measure and what a result is, `sides.py` builds the models that are compared, `stopwatch.py`
-compares; `model.py`, `data.py` and `train.py` are the three benchmarks. This file is the command; it imports torch
-only once there is something to measure. Whether a number is good is not judged here.
+compares; `model.py`, `data.py`, `train.py` and `engine.py` are the benchmarks. This file is the command; it imports
+torch only once there is something to measure. Whether a number is good is not judged here.
 """
 
 import argparse
@@ -38,9 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "target",
         choices=tuple(PLANS),
-        help="model: prefill, decode, vision and abstractor, beside LLaVA and the machine's limits; "
-        "data: packed beside padded batches, images beside PIL and Transformers; "
-        "train: a step beside Transformers' Trainer and the machine's limit, and its wait for data",
+        help="model: prefill, decode, vision, abstractor, beside LLaVA; data: packed beside padded batches, images "
+        "beside PIL; train: a step beside Transformers' Trainer; engine: decoding, many chats, beside generate",
     )
     plan = Plan()
     for name, choices, meaning in (
@@ -52,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, meaning in (
         ("threads", "CPU threads"),
         ("rounds", "paired runs of everything"),
-        ("steps", "model: decode steps timed together"),
-        ("positions", "model, train: length of the prompt or row"),
+        ("steps", "model: decode steps timed together; engine: tokens of an answer"),
+        ("positions", "model, train, engine: length of the prompt or row, pictures apart"),
         ("visual", "model: how many positions of the prompt hold visual embeddings"),
     ):
         parser.add_argument(f"--{name}", type=int, metavar="N", help=f"{meaning} ({getattr(plan, name)})")
@@ -64,5 +63,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=Path(),
         type=Path,
         metavar="FILE",
-        help="append one JSON line a measurement (to benchmarks/TARGET.jsonl)",
+        help="append the lines (to benchmarks/TARGET.jsonl)",
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from mplug_owl.errors import RequestError
 
-SHAPES = ("tiny", "mini", "small", "owl-7b", "owl2-7b")
+SHAPES = ("tiny", "mini", "chat", "small", "owlet", "owlet-nano", "owl-7b", "owl2-7b")
 DTYPES = ("float32", "bfloat16")
 
 
@@ -22,7 +22,7 @@ class Plan:
     threads: int = 1
     rounds: int = 11
     steps: int = 8
-    """Decode steps timed together; each starts from the same cache."""
+    """Decode steps timed together, each from the same cache; engine: tokens of an answer."""
     positions: int = 192
     visual: int = 64
     """How many of the positions hold visual embeddings."""
@@ -47,7 +47,12 @@ class Plan:
         return replace(self, shape="tiny", rounds=2, steps=2)
 
 
-PLANS = {"model": Plan(), "data": Plan(shape="mini", dtype="bfloat16"), "train": Plan(shape="mini", dtype="bfloat16")}
+PLANS = {
+    "model": Plan(),
+    "data": Plan(shape="mini", dtype="bfloat16"),
+    "train": Plan(shape="mini", dtype="bfloat16"),
+    "engine": Plan(shape="chat", dtype="bfloat16", rounds=5, steps=48, positions=65),
+}
 """What each benchmark does unless told otherwise."""
 
 

@@ -45,11 +45,14 @@ class Size:
     vision_intermediate: int
     abstractor_layers: int
     queries: int
+    vision: tuple[int, int, int] | None = None
+    """Width, layers and heads of the ViT and of the abstractor, where they are not the decoder's."""
 
 
 SIZES = {
     "tiny": Size(64, 2, 4, 176, 320, 56, 128, 2, 8),
     "mini": Size(512, 6, 8, 1408, 8000, 112, 2048, 2, 64),
+    "chat": Size(768, 12, 12, 2048, 32000, 224, 2048, 3, 64, vision=(512, 8, 8)),
     "small": Size(1024, 12, 16, 2816, 32000, 224, 4096, 6, 64),
 }
 
@@ -60,13 +63,15 @@ def owl_configs(shape: str) -> dict[str, OwlConfig]:
         return {shape.removesuffix("-7b"): FAMILIES[shape].config()}
     size = SIZES[shape]
     layers = {"hidden_size": size.width, "num_attention_heads": size.heads}
+    width, depth, heads = size.vision or (size.width, size.layers, size.heads)
+    eyes = {"hidden_size": width, "num_attention_heads": heads}
     vision = OwlVisionConfig(
-        **layers, intermediate_size=size.vision_intermediate, num_hidden_layers=size.layers, image_size=size.image_size
+        **eyes, intermediate_size=size.vision_intermediate, num_hidden_layers=depth, image_size=size.image_size
     )
     configs = {}
     for name, decoder, grid in (("owl", LlamaConfig, None), ("owl2", AdaptiveLlamaConfig, vision.grid)):
         abstractor = OwlAbstractorConfig(
-            **layers,
+            **eyes,
             intermediate_size=size.intermediate,
             num_hidden_layers=size.abstractor_layers,
             num_queries=size.queries,

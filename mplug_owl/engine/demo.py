@@ -1,68 +1,76 @@
-"""`owl demo`: follows one picture through a tiny owl, from pixels to words, and prints it.
+"""`owl demo`: the owlet answers questions about pictures that come with the package, and is told whether it was right.
 
-The weights are random, so the words are noise, and it says so. The shapes are observed while the model runs; none is
-written down here.
+The pictures are drawn, so the right answers are known; they lie beside them in `questions.json`. What draws them is
+not known here.
 """
 
-import torch
-from PIL import Image, ImageDraw
-from torch import Tensor, nn
-from transformers.utils import ModelOutput
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mplug_owl.engine.public import load
-from mplug_owl.messages import ImagePart, Message, TextPart
+from mplug_owl.engine.talk import Talk, media_kind, media_part
+from mplug_owl.errors import DataError
 
-QUESTION = "What do you see?"
-FAREWELL = """
-The words are noise: this owl has learned nothing. To hear one that has, open a released one:
-    owl chat PICTURE "What do you see?" --model FOLDER"""
+if TYPE_CHECKING:
+    from mplug_owl.engine.public import Owl
 
-
-def run(name: str = "tiny-owl2", *, new_tokens: int = 40) -> None:
-    """Build the family `name`; print its three modules, what flows between them and an answer."""
-    owl = load(name, device="cpu")
-    image = picture()
-    messages = [Message("user", (ImagePart(image), TextPart(QUESTION)))]
-    inputs = owl.prepare(messages)
-    model, waiting = owl.model.model, owl.model.config.media_length
-    modules = {"f_V vision": model.vision, "f_K abstractor": model.abstractor, "f_L language": model.language_model}
-    shapes: dict[nn.Module, str] = {}
-
-    def note(module: nn.Module, inputs: object, output: ModelOutput) -> None:
-        shapes[module] = size(output.last_hidden_state)
-
-    hooks = [module.register_forward_hook(note) for module in modules.values()]
-    with torch.inference_mode():
-        logits = owl.model(**inputs).logits
-    for hook in hooks:
-        hook.remove()
-    modules["    head"], shapes[owl.model.lm_head] = owl.model.lm_head, f"{size(logits)}, the logits"
-
-    print(f"{name}: the real architecture, tiny, with random weights\n")
-    print(f"picture          {image.width} x {image.height}, a red circle and a blue square")
-    print(f"processor        pixel_values {size(inputs['pixel_values'])}")
-    print(f"                 input_ids {size(inputs['input_ids'])}, of which {waiting} await it\n")
-    for label, module in modules.items():
-        parameters = sum(weight.numel() for weight in module.parameters())
-        print(f"{label:<16} {parameters:>9,} parameters -> {shapes[module]}")
-    print(f"\n> {QUESTION}")
-    for delta in owl.chat(messages, stream=True, max_new_tokens=new_tokens):
-        print(printable(delta), end="", flush=True)
-    print(f"\n{FAREWELL}")
+PICTURES = Path(__file__).resolve().parents[1] / "assets" / "demo"
+MAX_NEW_TOKENS = 32
 
 
-def picture() -> Image.Image:
-    canvas = Image.new("RGB", (160, 120), "white")
-    draw = ImageDraw.Draw(canvas)
-    draw.ellipse((15, 25, 75, 85), fill="red")
-    draw.rectangle((95, 45, 145, 95), fill="blue")
-    return canvas
+@dataclass(frozen=True)
+class Asked:
+    """A picture or a video, and the questions that are asked about it, each with the answers that are right."""
+
+    path: Path
+    questions: tuple[tuple[str, tuple[str, ...]], ...]
 
 
-def size(tensor: Tensor) -> str:
-    return str(list(tensor.shape))
+def run(owl: "Owl", folder: Path = PICTURES) -> None:
+    """Ask about every picture of `folder`, say what was right, and on a terminal go on with what people ask."""
+    total = sum(weight.numel() for weight in owl.model.parameters())
+    print(f"an owl of {total:,} parameters, on this machine's {owl.model.device.type}; the pictures are drawn\n")
+    verdicts = [verdict for asked in read(folder) for verdict in ask(owl, asked)]
+    print(f"{sum(verdicts)} of {len(verdicts)} right")
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        print("\nNow you: /image PATH shows it a picture. It knows drawn ones only.")
+        Talk(owl, {"max_new_tokens": MAX_NEW_TOKENS}, None, []).loop()
 
 
-def printable(text: str) -> str:
-    """Random bytes hold broken letters, and control characters that would upset a terminal."""
-    return "".join(c if c.isprintable() and c != "\ufffd" else "." for c in text)
+def read(folder: Path) -> Iterator[Asked]:
+    """What is asked about the pictures of a folder."""
+    page = folder / "questions.json"
+    try:
+        for row in json.loads(page.read_text(encoding="utf-8")):
+            questions = ((question["text"], tuple(question["answers"])) for question in row["questions"])
+            yield Asked(folder / row["file"], tuple(questions))
+    except FileNotFoundError:
+        raise DataError(f"{page} is not here; draw the pictures with `owl demo --draw {folder}`") from None
+
+
+def ask(owl: "Owl", asked: Asked) -> Iterator[bool]:
+    """Ask in one conversation, printing the answers as they come; whether each is right."""
+    kind = media_kind(str(asked.path))
+    assert kind is not None
+    talk = Talk(owl, {"max_new_tokens": MAX_NEW_TOKENS}, None, [media_part(kind, str(asked.path), None)])
+    print(shown(asked.path))
+    for question, answers in asked.questions:
+        print(f"> {question}")
+        talk.ask(question)
+        right = plain(talk.history[-1].text) in map(plain, answers)
+        print("  right\n" if right else f"  wrong: {answers[0]}\n")
+        yield right
+
+
+def plain(answer: str) -> str:
+    """An answer without what does not make it another."""
+    return " ".join(answer.casefold().strip().rstrip(".!").split())
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be given from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from PIL import Image
+
 from mplug_owl.errors import DataError, OwlError, RequestError
 from mplug_owl.media import Limits, load_image, load_video
 from mplug_owl.messages import ImagePart, Message, TextPart, VideoPart
@@ -28,6 +30,7 @@ REPL_HELP = """\
 /quit         leave (or Ctrl-D); Ctrl-C stops an answer"""
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+ANIMATED_SUFFIXES = {".gif", ".webp"}
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg"}
 
 
@@ -45,16 +48,25 @@ def sort_words(words: Sequence[str], frames: int | None = None) -> tuple[list[Im
 
 
 def media_kind(word: str) -> str | None:
-    """Return "image" or "video" for a file, folder of frames or URL; None for a question."""
+    """Return "image" or "video" for a file (an animation is a video), folder of frames or URL; None for a question."""
     if word.startswith("data:"):
         return "video" if word.startswith("data:video/") else "image"
     remote = word.startswith(("http://", "https://"))
     suffix = Path(urlsplit(word).path if remote else word).suffix.lower()
     if remote or os.path.exists(word):
-        return "video" if suffix in VIDEO_SUFFIXES or os.path.isdir(word) else "image"
+        moves = not remote and (os.path.isdir(word) or (suffix in ANIMATED_SUFFIXES and is_animation(word)))
+        return "video" if suffix in VIDEO_SUFFIXES or moves else "image"
     if suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
         raise DataError(f"no file {word!r}; expected an image or a video that exists")
     return None
+
+
+def is_animation(path: str) -> bool:
+    try:
+        with Image.open(path) as picture:
+            return getattr(picture, "is_animated", False)
+    except (OSError, Image.DecompressionBombError):  # whoever opens it will say what is wrong with it
+        return False
 
 
 def media_part(kind: str, source: str, frames: int | None) -> ImagePart | VideoPart:

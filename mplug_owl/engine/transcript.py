@@ -1,62 +1,77 @@
-"""The transcript of an answer: text taken down while `generate` runs, and the word to stop it.
+"""The transcript of an answer: text taken down token by token, and the stop strings that end it.
 
-`generate` calls it after each token. It gives out only text that can no longer change, so the pieces add up to the
-whole, and ends the answer at a stop string. Who reads the pieces, it does not know.
+It gives out only text that can no longer change, so the pieces add up to the whole; each token costs the same however
+long the answer is. Where tokens come from and who reads the pieces, it does not know.
 """
 
-from collections.abc import Callable, Sequence
-
-import torch
-from torch import Tensor
-from transformers import StoppingCriteria
+from collections.abc import Sequence
 
 from mplug_owl.models.processor import OwlProcessor
 
+WINDOW = 16  # tokens that are decoded again with each new one, before some are left behind
+CONTEXT = 6  # tokens that stay, so that what follows is decoded as after the whole answer
+UNSURE = 3  # a letter of several bytes shows as so many marks at most until its last byte is there
 
-class Transcript(StoppingCriteria):
-    """One answer of one prompt; `write` gets its text piece by piece."""
 
-    def __init__(self, processor: OwlProcessor, stops: Sequence[str], write: Callable[[str], object]) -> None:
+class Transcript:
+    """One answer; `ended` says that a stop string was met."""
+
+    def __init__(self, processor: OwlProcessor, stops: Sequence[str] = ()) -> None:
         self.processor = processor
-        self.stops = stops
-        self.write = write
-        self.ids: list[int] = []
-        self.written = 0
+        self.stops = [stop for stop in stops if stop]
         self.ended = False
+        self._silent = frozenset(processor.tokenizer.all_special_ids)
+        self._in_bytes = False
+        self._ids: list[int] = []
+        """The last tokens only."""
+        self._given = 0
+        """Letters of their text that were taken already."""
+        self._held = ""
+        """Text that may be the beginning of a stop string."""
 
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
-        self.ids.append(int(input_ids[0, -1]))
-        # Sentencepiece spells rare letters in bytes; a wrong byte spoils the run before it.
-        if not self.processor.tokenizer.convert_ids_to_tokens(self.ids[-1]).startswith("<0x"):
-            text = self._text()
-            self._write(text[: len(text) - self._pending(text)])
-        return torch.full((len(input_ids),), self.ended, device=input_ids.device)
+    def add(self, token: int) -> str:
+        """The text that is certain now, often empty."""
+        self._ids.append(token)
+        # Sentencepiece spells rare letters in bytes; a wrong byte spoils the run before it, which only text ends.
+        if token not in self._silent:
+            self._in_bytes = self.processor.tokenizer.convert_ids_to_tokens(token).startswith("<0x")
+        if self._in_bytes:
+            return ""
+        text = self._text()
+        marks = len(text) - len(text.rstrip("\ufffd"))
+        certain = len(text) - min(marks, UNSURE)
+        piece = text[self._given : certain]
+        self._given = max(self._given, certain)
+        if certain == len(text) and len(self._ids) > WINDOW:
+            self._leave_behind()
+        return self._until_stop(piece)
 
-    def stop(self) -> None:
-        """End the answer at the next token."""
-        self.ended = True
-
-    def finish(self) -> None:
-        """Write what was held back; nothing follows."""
-        self._write(self._text())
+    def finish(self) -> str:
+        """What was held back; nothing follows."""
+        rest = self._until_stop(self._text()[self._given :])
+        self._ids, self._given = [], 0
+        held, self._held = self._held, ""
+        return rest if self.ended else rest + held
 
     def _text(self) -> str:
-        text = self.processor.decode(self.ids, skip_special_tokens=True)
-        for stop in self.stops:
-            head, found, _ = text.partition(stop)
-            if found:
-                text, self.ended = head, True
-        return text
+        return self.processor.decode(self._ids, skip_special_tokens=True)
 
-    def _pending(self, text: str) -> int:
-        """Letters at the end that may turn into others, or into a stop string."""
-        if self.ended:
-            return 0
-        unfinished = len(text) - len(text.rstrip("\ufffd"))
-        starts = (stop[:size] for stop in self.stops for size in range(len(stop), 0, -1))
-        return max(unfinished, next((len(start) for start in starts if text.endswith(start)), 0))
+    def _leave_behind(self) -> None:
+        """Shorten the window, unless nothing of it shows: a first space counts only in front of everything."""
+        kept = self._ids[-CONTEXT:]
+        shown = self.processor.decode(kept, skip_special_tokens=True)
+        if shown.strip():
+            self._ids, self._given = kept, len(shown)
 
-    def _write(self, text: str) -> None:
-        if len(text) > self.written:
-            self.write(text[self.written :])
-            self.written = len(text)
+    def _until_stop(self, piece: str) -> str:
+        if self.ended or not self.stops:
+            return "" if self.ended else piece
+        text = self._held + piece
+        found = [place for stop in self.stops if (place := text.find(stop)) >= 0]
+        if found:
+            self.ended, self._held = True, ""
+            return text[: min(found)]
+        starts = (size for stop in self.stops for size in range(len(stop) - 1, 0, -1) if text.endswith(stop[:size]))
+        kept = len(text) - max(starts, default=0)
+        self._held = text[kept:]
+        return text[:kept]

@@ -1,0 +1,294 @@
+"""One decode step: the next position of every running conversation, in one pass over the decoder.
+
+It computes what the decoders of `models` compute for a single text position, without what their general layers cost
+around the kernels: half of a step of a small model otherwise. Slots of like length attend in one call. On a CPU, keys
+and values of 16 bits are widened on their way, since the attention of single queries is several times as fast in
+float32, and large matrices are kept in the blocked layout of oneDNN, which multiplies few rows faster.
+
+A decoder of another kind has no step of its own (`step_of` gives None): its own forward serves as well.
+
+Shapes: B rows, D width, H heads, G queries a head of keys, K head width, L keys.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import LlamaModel
+from transformers.models.bloom.modeling_bloom import build_alibi_tensor
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from mplug_owl.engine.cache import SlotCache
+from mplug_owl.engine.quantize import Int4Linear
+from mplug_owl.models.adaptive import AdaptiveLlamaModel
+from mplug_owl.models.bloom import OwlBloomModel
+from mplug_owl.models.qwen1 import Qwen1Model
+
+Map = Callable[[Tensor], Tensor]
+# Smaller matrices gain nothing by a layout of their own, measured on AVX-512 cores.
+_WORTH_PACKING = {torch.bfloat16: 2**14, torch.float32: 2**19}
+_ROWS_PACKED_FOR = 16
+_WIDENED_BYTES = 2**22  # what is widened must still be in the processor's cache when it is used
+
+
+class Block(NamedTuple):
+    """A layer of a decoder, as far as a text position needs it."""
+
+    norm: Map
+    project: Callable[[Tensor], tuple[Tensor, ...]]
+    """[B, D] to queries, keys, values, each [B, H, K]."""
+    out: Map
+    mlp_norm: Map
+    mlp: Map
+
+
+class Packed:
+    """A linear layer whose weight was copied into the layout that oneDNN wants."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _ROWS_PACKED_FOR)
+        self.bias = linear.bias
+        self.multiply = torch.ops.mkldnn._linear_pointwise.default
+
+    def __call__(self, x: Tensor) -> Tensor:
+        made: Tensor = self.multiply(x, self.weight, self.bias, "none", [], "")
+        return made
+
+
+def worth_packing(linear: nn.Module) -> bool:
+    # Not a subclass: whatever it computes besides is not in its weight.
+    if type(linear) is not nn.Linear or linear.weight.device.type != "cpu" or not torch.backends.mkldnn.enabled:
+        return False
+    if linear.weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    least = _WORTH_PACKING.get(linear.weight.dtype)
+    return least is not None and linear.weight.numel() >= least
+
+
+def packed(linear: nn.Module) -> Map:
+    return Packed(linear) if worth_packing(linear) else direct(linear)  # type: ignore[arg-type]
+
+
+def direct(linear: nn.Module) -> Map:
+    return linear.product() if isinstance(linear, Int4Linear) else linear
+
+
+def _rms(norm: LlamaRMSNorm) -> Map:
+    return partial(F.rms_norm, normalized_shape=norm.weight.shape, weight=norm.weight, eps=norm.variance_epsilon)
+
+
+class Step:
+    """The step of Llama, and of Owl2's Llama, whose text branch it is: decode steps hold no visual rows."""
+
+    def __init__(self, decoder: Any, store: SlotCache, matrix: Callable[[nn.Module], Map]) -> None:
+        self.decoder, self.store = decoder, store
+        _, _, self.heads, _, width = store.pairs[0].shape
+        held = store.pairs[0]
+        self.widen = held.dtype.itemsize == 2 and held.device.type == "cpu"
+        self.dtype = torch.float32 if self.widen else held.dtype
+        """Of attention."""
+        self.positions_at_once = _WIDENED_BYTES // (2 * self.heads * width * 4) if self.widen else 2**62
+        self.scratch = torch.empty(0)
+        self.blocks = [self.block(layer, matrix) for layer in self.layers()]
+        self.norm = self.last_norm()
+
+    def layers(self) -> Sequence[Any]:
+        layers: Sequence[Any] = self.decoder.layers
+        return layers
+
+    def last_norm(self) -> Map:
+        return _rms(self.decoder.norm)
+
+    @property
+    def scale(self) -> float:
+        return float(self.decoder.layers[0].self_attn.scaling)
+
+    def block(self, layer: Any, matrix: Callable[[nn.Module], Map]) -> Block:
+        attention, mlp = layer.self_attn, layer.mlp
+        parts = [matrix(linear) for linear in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        gate, up, down = matrix(mlp.gate_proj), matrix(mlp.up_proj), matrix(mlp.down_proj)
+        return Block(
+            _rms(layer.input_layernorm),
+            lambda x: tuple(part(x).view(len(x), -1, attention.head_dim) for part in parts),
+            matrix(attention.o_proj),
+            _rms(layer.post_attention_layernorm),
+            lambda x: down(mlp.act_fn(gate(x)) * up(x)),
+        )
+
+    def rotation(self, x_BD: Tensor, places_B: Tensor, alphas: Sequence[float | None]) -> tuple[Tensor, Tensor] | None:
+        cos_B1K, sin_B1K = self.decoder.rotary_emb(x_BD, places_B[:, None])
+        return cos_B1K, sin_B1K
+
+    def query_scale(self, x_BD: Tensor, places_B: Tensor) -> Tensor | None:
+        return None
+
+    def bias(self, keys: int, dtype: torch.dtype) -> Tensor | None:
+        """[H, 1, L] to be added to the scores of keys 0 .. L - 1."""
+        return None
+
+    def __call__(self, x_BD: Tensor, first: int, lengths: Sequence[int], alphas: Sequence[float | None] = ()) -> Tensor:
+        """Put `x_BD` at position `lengths[b]` of slot `first + b`; returns [B, D] in front of the head."""
+        device = x_BD.device
+        places_B = torch.tensor(lengths, device=device)
+        slots_B = torch.arange(first, first + len(lengths), device=device)
+        rotation = turn(self.rotation(x_BD, places_B, alphas))
+        query_scale = self.query_scale(x_BD, places_B)
+        groups = [self.group(a, b, lengths, places_B) for a, b in spans(lengths, self.positions_at_once)]
+        for layer, block in enumerate(self.blocks):
+            query_BHK, key_BHK, value_BHK = block.project(block.norm(x_BD))
+            if rotation is not None:
+                query_BHK, key_BHK = rotated(query_BHK, *rotation), rotated(key_BHK, *rotation)
+            if query_scale is not None:
+                query_BHK = query_BHK * query_scale
+            self.store.put(layer, slots_B, places_B, key_BHK, value_BHK)
+            x_BD = x_BD + block.out(self.attend(layer, first, query_BHK, groups).to(x_BD.dtype))
+            x_BD = x_BD + block.mlp(block.mlp_norm(x_BD))
+        return self.norm(x_BD)
+
+    def group(self, a: int, b: int, lengths: Sequence[int], places_B: Tensor) -> "Group":
+        """Rows a .. b - 1 attend together, each to the keys up to its own."""
+        keys = max(lengths[a:b]) + 1
+        bias = self.bias(keys, self.dtype)
+        mask = None
+        if min(lengths[a:b]) + 1 < keys:
+            mask = (torch.arange(keys, device=places_B.device) <= places_B[a:b, None])[:, None, None]
+            if bias is not None:
+                mask = torch.where(mask, bias, float("-inf"))
+        elif bias is not None:
+            mask = bias[None]
+        return Group(a, b, keys, mask)
+
+    def attend(self, layer: int, first: int, query_BHK: Tensor, groups: Sequence["Group"]) -> Tensor:
+        # Queries that share a head of keys stand side by side, as if they were several positions.
+        query_BHGK = query_BHK.view(len(query_BHK), self.heads, -1, query_BHK.shape[-1]).to(self.dtype)
+        found = []
+        for a, b, length, mask in groups:
+            held = self.store.pairs[layer][:, first + a : first + b, :, :length]
+            keys, values = self.widened(held) if self.widen else held
+            found.append(
+                F.scaled_dot_product_attention(query_BHGK[a:b], keys, values, attn_mask=mask, scale=self.scale)
+            )
+        return (found[0] if len(found) == 1 else torch.cat(found)).flatten(1)
+
+    def widened(self, held: Tensor) -> Tensor:
+        """The same in float32, in memory that is used again and again."""
+        if self.scratch.numel() < held.numel():
+            self.scratch = torch.empty(held.numel())
+        return self.scratch[: held.numel()].view(held.shape).copy_(held)
+
+
+class Group(NamedTuple):
+    a: int
+    b: int
+    keys: int
+    mask: Tensor | None
+
+
+def spans(lengths: Sequence[int], most: int) -> list[tuple[int, int]]:
+    """Neighbouring rows whose lengths are alike enough to attend in one call: most of what is read must matter, and
+    all of it come to `most` positions unless one row alone has more.
+    """
+    sums = [0, *accumulate(length + 32 for length in lengths)]  # a call of its own costs as much as a few keys
+    found, start, longest = [], 0, 0
+    for row, length in enumerate(lengths):
+        wider = max(longest, length + 32)
+        read = (row + 1 - start) * wider
+        if row > start and (read > 1.5 * (sums[row + 1] - sums[start]) or read > most):
+            found.append((start, row))
+            start, wider = row, length + 32
+        longest = wider
+    return [*found, (start, len(lengths))]
+
+
+def turn(rotation: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
+    """The sines with the signs that `rotated` wants."""
+    if rotation is None:
+        return None
+    cos, sin = rotation
+    low, high = sin.chunk(2, -1)
+    return cos, torch.cat((-low, high), -1)
+
+
+def rotated(x_BHK: Tensor, cos_B1K: Tensor, sin_B1K: Tensor) -> Tensor:
+    """Rotary positions; halves of a head belong together."""
+    return torch.addcmul(x_BHK * cos_B1K, x_BHK.roll(x_BHK.shape[-1] // 2, -1), sin_B1K)
+
+
+class QwenStep(Step):
+    """Owl2.1: one matrix for queries, keys and values; rotary stretch by slot; queries scaled by their position."""
+
+    def last_norm(self) -> Map:
+        return _rms(self.decoder.ln_f)
+
+    @property
+    def scale(self) -> float:
+        return float(self.decoder.layers[0].attn.scaling)
+
+    def block(self, layer: Any, matrix: Callable[[nn.Module], Map]) -> Block:
+        fused, up, gate = matrix(layer.attn.c_attn), matrix(layer.mlp.w1), matrix(layer.mlp.w2)
+        down = matrix(layer.mlp.c_proj)
+        return Block(
+            _rms(layer.ln_1),
+            lambda x: fused(x).view(len(x), 3, self.heads, -1).unbind(1),
+            matrix(layer.attn.c_proj),
+            _rms(layer.ln_2),
+            lambda x: down(up(x) * F.silu(gate(x))),
+        )
+
+    def rotation(self, x_BD: Tensor, places_B: Tensor, alphas: Sequence[float | None]) -> tuple[Tensor, Tensor] | None:
+        alpha_B = torch.tensor(alphas, dtype=torch.float64, device=x_BD.device)
+        cos_B1K, sin_B1K = self.decoder.rotary(places_B[:, None], alpha_B, x_BD.dtype)
+        return cos_B1K, sin_B1K
+
+    def query_scale(self, x_BD: Tensor, places_B: Tensor) -> Tensor | None:
+        scale: Tensor | None = self.decoder.query_scale(places_B[:, None], x_BD.dtype)
+        return None if scale is None else scale[..., None]
+
+
+class BloomStep(Step):
+    """Owl-bloomz: ALiBi instead of rotary positions, biases everywhere, queries, keys and values mixed head by head."""
+
+    def layers(self) -> Sequence[Any]:
+        layers: Sequence[Any] = self.decoder.h
+        return layers
+
+    def last_norm(self) -> Map:
+        norm: Map = self.decoder.ln_f
+        return norm
+
+    @property
+    def scale(self) -> float:
+        return float(self.decoder.h[0].self_attention.inv_norm_factor)
+
+    def block(self, layer: Any, matrix: Callable[[nn.Module], Map]) -> Block:
+        attention, mlp = layer.self_attention, layer.mlp
+        fused, inner, outer = matrix(attention.query_key_value), matrix(mlp.dense_h_to_4h), matrix(mlp.dense_4h_to_h)
+        return Block(
+            layer.input_layernorm,
+            lambda x: fused(x).view(len(x), self.heads, 3, -1).unbind(2),
+            matrix(attention.dense),
+            layer.post_attention_layernorm,
+            lambda x: outer(mlp.gelu_impl(inner(x))),
+        )
+
+    def rotation(self, x_BD: Tensor, places_B: Tensor, alphas: Sequence[float | None]) -> tuple[Tensor, Tensor] | None:
+        return None
+
+    def bias(self, keys: int, dtype: torch.dtype) -> Tensor | None:
+        counted = torch.ones(1, keys, dtype=torch.long, device=self.store.pairs[0].device)
+        return build_alibi_tensor(counted, self.heads, dtype)
+
+
+def step_of(decoder: nn.Module, store: SlotCache, matrix: Callable[[nn.Module], Map]) -> Step | None:
+    """The step of a decoder whose kind is known; `matrix` says how its linear layers are to multiply."""
+    if type(decoder) in (LlamaModel, AdaptiveLlamaModel):
+        return Step(decoder, store, matrix)
+    if type(decoder) is Qwen1Model:
+        return QwenStep(decoder, store, matrix)
+    if type(decoder) is OwlBloomModel and not decoder.config.apply_residual_connection_post_layernorm:
+        return BloomStep(decoder, store, matrix)
+    return None
