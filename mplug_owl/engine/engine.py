@@ -25,6 +25,7 @@ from mplug_owl.engine.options import EngineOptions
 from mplug_owl.engine.request import Busy, Event, Failure, Finish, Listener, Medium, Request, Token
 from mplug_owl.engine.sampling import choose, logprobs
 from mplug_owl.engine.scheduler import Scheduler, Slot, Task
+from mplug_owl.engine.teams import dismiss_team
 from mplug_owl.errors import RequestError
 from mplug_owl.models.owl import OwlForConditionalGeneration
 
@@ -109,6 +110,7 @@ class Engine:
             if self.waiting + len(tasks) > self.options.queue:
                 raise Busy(f"{self.waiting} requests wait, of {self.options.queue} that may; try again later")
             self._inbox.extend(tasks)
+            dismiss_team()
             if self._thread is None:
                 # Ends when there is nothing left to do, so nobody needs to close an engine.
                 self._thread = threading.Thread(target=self._work, name="owl-engine", daemon=True)
