@@ -25,7 +25,13 @@ from mplug_owl.models import tokenizers as owl_tokenizers
 from mplug_owl.models.image_processor import OwlImageProcessorPil
 from mplug_owl.models.processor import OwlProcessor
 from mplug_owl.models.templates import FORMATS, OWL_SYSTEM, VICUNA_SYSTEM
-from mplug_owl.models.tokenizers import bloom_tokenizer, byte_tokenizer, llama_tokenizer, owlet_tokenizer, qwen_tokenizer
+from mplug_owl.models.tokenizers import (
+    bloom_tokenizer,
+    byte_tokenizer,
+    llama_tokenizer,
+    owlet_tokenizer,
+    qwen_tokenizer,
+)
 
 RED = Image.new("RGB", (30, 20), "red")
 BLUE = Image.new("RGB", (8, 9), "blue")
