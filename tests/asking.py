@@ -22,7 +22,7 @@ def request(owl: OwlForConditionalGeneration, row: Row, new: int = 12, **wishes)
             continue
         pixels = next(images if kind == "image" else videos)
         stills = 1 if kind == "image" or config.vision_config.temporal else len(pixels)
-        key = hashlib.sha256(kind.encode() + pixels.numpy().tobytes()).digest()
+        key = hashlib.sha256(kind.encode() + pixels.double().numpy().tobytes()).digest()
         media.append(Medium(kind, place, config.media_length * stills, key, pixels))
         place += media[-1].length
     return Request(ids, media, new, **{"stop_ids": frozenset(), **wishes})

@@ -57,6 +57,8 @@ PORTABLE_LIBRARIES = {"torch", "numpy", "PIL", "transformers", "huggingface_hub"
 # The lab tells nodes apart, resumes them, judges findings over questions or seeds, and writes pages and plots: the
 # plan's 400 were for one table. Recipes that change queries or branches took train over its share.
 # The engine has a slot cache for four kinds of decoders, reuse across turns, weights of four and eight bits.
+# The engine also has a decode step of its own, weights of few bits, files of conversations, and admission and isolation
+# of every request, which the plan did not count; bench measures it.
 MAX_UNIT_LINES = {
     "models": 4_200,
     "data": 2_800,

@@ -196,8 +196,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "target", type=Path, metavar="OUT", help="jsonl: the answers, in the same order; may be resumed"
     )
-    parser.add_argument("--model", default="owlet", help="folder, hub name or family (default: owlet)")
-    parser.add_argument("--adapter", help="adapter folder put onto the model")
+    parser.add_argument("--model", help="folder, hub name or family (default: owlet, or the base of --adapter)")
+    parser.add_argument("--adapter", help="adapter folder; opens its base unless --model names one")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (untested)")
     parser.add_argument("--dtype", default="auto", help="auto, bfloat16, float16, float32")
     parser.add_argument("--quantize", choices=("int8", "int4"), help="weights of the decoder in fewer bits")
@@ -231,8 +231,8 @@ def run(arguments: argparse.Namespace) -> int:
         from mplug_owl.media import Limits
 
         return load(
-            arguments.model,
-            adapter=arguments.adapter,
+            arguments.model or arguments.adapter or "owlet",
+            adapter=arguments.adapter if arguments.model else None,
             device=arguments.device,
             dtype=arguments.dtype,
             quantize=arguments.quantize,

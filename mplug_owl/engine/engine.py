@@ -110,7 +110,8 @@ class Engine:
             if self.waiting + len(tasks) > self.options.queue:
                 raise Busy(f"{self.waiting} requests wait, of {self.options.queue} that may; try again later")
             self._inbox.extend(tasks)
-            dismiss_team()
+            if threading.current_thread() is not self._thread:
+                dismiss_team()
             if self._thread is None:
                 # Ends when there is nothing left to do, so nobody needs to close an engine.
                 self._thread = threading.Thread(target=self._work, name="owl-engine", daemon=True)
@@ -341,10 +342,9 @@ class Engine:
         self._tell(task, Failure(error))
 
     def _fail_all(self, error: Exception) -> None:
-        for slot in self._slots(0, self.scheduler.active):
-            self._fail(slot, error)
-        while self.scheduler.queue:
-            self._tell(self.scheduler.queue.popleft(), Failure(error))
+        for task in self.scheduler.reset():
+            self.counts["ended_failure"] += 1
+            self._tell(task, Failure(error))
 
     @staticmethod
     def _tell(task: Task, event: Event) -> None:

@@ -191,3 +191,11 @@ class Scheduler:
         slot.cut(slot.length)
         self.clock += 1
         slot.used = self.clock
+
+    def reset(self) -> list[Task]:
+        """Forget everything; returns whoever ran or waited."""
+        tasks = [slot.task for slot in self.slots[: self.active] if slot.task] + list(self.queue)
+        self.queue.clear()
+        self.slots, self.answering, self.active = [], 0, 0
+        self.cache.reshape(0, 0)
+        return tasks
