@@ -193,10 +193,8 @@ def bar(total: int, done: int) -> Any:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="IN", help="jsonl: a conversation a line")
-    parser.add_argument(
-        "target", type=Path, metavar="OUT", help="jsonl: the answers, in the same order; may be resumed"
-    )
-    parser.add_argument("--model", help="folder, hub name or family (default: owlet, or the base of --adapter)")
+    parser.add_argument("target", type=Path, metavar="OUT", help="jsonl: the answers, in order; may be resumed")
+    parser.add_argument("--model", help="folder, hub name or family (default: owlet)")
     parser.add_argument("--adapter", help="adapter folder; opens its base unless --model names one")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (untested)")
     parser.add_argument("--dtype", default="auto", help="auto, bfloat16, float16, float32")

@@ -168,6 +168,7 @@ class Owl:
         with self._opening:
             if self._desk is None or self._desk.engine.model is not self.model:
                 self._desk = Chat(Engine(self.model, self.options), self.processor, self.limits)
+            self._desk.processor, self._desk.limits = self.processor, self.limits
             return self._desk
 
     def prepare(
