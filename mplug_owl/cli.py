@@ -102,7 +102,10 @@ def chat(made: Parser) -> None:
     made.add_argument("--temperature", type=float, default=0.0, help="0 (default) is greedy")
     made.add_argument("--top-p", type=float, default=1.0, metavar="P")
     made.add_argument("--top-k", type=int, default=0, metavar="K")
+    made.add_argument("--min-p", type=float, default=0.0, metavar="P")
+    made.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R")
     made.add_argument("--seed", type=int, help="makes sampling repeat")
+    made.add_argument("--quantize", choices=("int8", "int4"), help="weights of the decoder in fewer bits")
     made.add_argument("--frames", type=int, metavar="N", help="frames taken from each video")
     made.set_defaults(run=run_chat)
 
@@ -117,11 +120,12 @@ def run_chat(arguments: argparse.Namespace) -> int:
             adapter=arguments.adapter if arguments.model else None,
             device=arguments.device,
             dtype=arguments.dtype,
+            quantize=arguments.quantize,
             limits=talk.limits(),
         )
 
-    names = ("system", "template", "max_new_tokens", "temperature", "top_p", "top_k", "seed")
-    options = {name: getattr(arguments, name) for name in names}
+    wishes = ("system", "template", "max_new_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    options = {name: getattr(arguments, name) for name in (*wishes, "seed")}
     talk.chat(arguments.words, open_owl, arguments.frames, options)
     return 0
 
@@ -129,6 +133,9 @@ def run_chat(arguments: argparse.Namespace) -> int:
 def info(made: Parser) -> None:
     made.add_argument("model", metavar="MODEL", help="folder, hub name or family")
     made.add_argument("--json", action="store_true", help="for programs")
+    made.add_argument(
+        "--quantize", choices=("int8", "int4"), help="open it, and measure what fewer bits save and cost in accuracy"
+    )
     made.set_defaults(run=run_info)
 
 
@@ -136,7 +143,17 @@ def run_info(arguments: argparse.Namespace) -> int:
     from mplug_owl.models.info import describe
 
     card = describe(arguments.model)
-    print(json.dumps(dataclasses.asdict(card), indent=2) if arguments.json else card)
+    cost = None
+    if arguments.quantize:
+        quiet_when_piped()
+        from mplug_owl.engine.quantize import measured
+
+        cost = measured(mplug_owl.load(arguments.model, dtype="bfloat16"), arguments.quantize)
+    if arguments.json:
+        found = dataclasses.asdict(card) | ({"quantized": dataclasses.asdict(cost)} if cost else {})
+        print(json.dumps(found, indent=2))
+    else:
+        print(card, *([f"\n{cost}"] if cost else []), sep="\n")
     return 0
 
 

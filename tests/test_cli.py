@@ -218,3 +218,12 @@ def test_demo_shows_real_shapes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "random weights" in said
     for module in ("f_V vision", "f_K abstractor", "f_L language", "the logits"):
         assert module in said
+
+
+def test_info_says_what_fewer_bits_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info", "tiny-owl2", "--quantize", "int8", "--json"]) == 0
+    cost = json.loads(capsys.readouterr().out)["quantized"]
+    assert cost["scheme"] == "int8" and cost["bytes_after"] < cost["bytes_before"]
+    assert 0 <= cost["agreement"] <= 1
+    assert cli.main(["info", "tiny-owl2", "--quantize", "int8"]) == 0
+    assert "the likeliest stays the same" in capsys.readouterr().out
