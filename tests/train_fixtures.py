@@ -167,7 +167,7 @@ def launch(out: Path, *overrides: str, ranks: int = 1, **more: str) -> "subproce
         start_new_session=True,
     ) as process:
         try:
-            said, complained = process.communicate(timeout=120)
+            said, complained = process.communicate(timeout=400)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # torchrun's ranks too
             raise
