@@ -14,8 +14,8 @@ from mplug_owl.messages import ImagePart, Message, TextPart
 
 QUESTION = "What do you see?"
 FAREWELL = """
-The words are noise: this owl has learned nothing. To hear one that has:
-    owl demo"""
+The words are noise: this owl has learned nothing. To hear one that has, open a released one:
+    owl chat PICTURE "What do you see?" --model FOLDER"""
 
 
 def run(name: str = "tiny-owl2", *, new_tokens: int = 40) -> None:
