@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-slow test-gpu check format constraints
+.PHONY: demo test test-slow test-gpu check format constraints tools
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml constraints.txt
@@ -24,6 +24,10 @@ test: $(READY)
 # pytest exits 5 when no test carries the mark, which is no failure.
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n 2 -m "slow and not gpu and not net" || test $$? -eq 5
+
+# What only some slow tests need, and skip without: Ray, and what drives a browser (Chromium comes from the system).
+tools: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cluster,browser]"
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m "gpu and not net"

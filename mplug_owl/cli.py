@@ -11,36 +11,35 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import mplug_owl
 from mplug_owl.errors import OwlError, RequestError, did_you_mean
 
 HELP = """\
-owl: the mPLUG-Owl family of multimodal models
+owl: the mPLUG-Owl family of multimodal models; owl COMMAND --help says more
 
-usage: owl COMMAND ...          owl COMMAND --help says more
-
-use      chat      ask about images and videos; no question: a conversation
-         batch     answer a file of conversations; the same command goes on
-         info      what a model is: modules, parameters, memory, prompt
-         convert   a published checkpoint into the native Transformers layout
-train    doctor    what is wrong with training data, row by row
-         plan      parameters, memory, time of a run before it starts
-         train     carry out a recipe; the same command goes on where it stopped
-         merge     an adapter and its base into one model
-else     eval      scores of a model, with intervals and controls
-         lab       a paper's ablation in miniature: table, plot, what holds
-         bench     measure speed; one JSON line a run
-         world     the drawn world: look at it, write it to files
-         demo      the owlet answers about pictures; --inside: how an owl works
+use      chat ask about images and videos     batch  answer a file of them
+         serve an OpenAI-compatible server    keys   who may ask it
+         ui   pages: chat, compare, vote      demo   the owlet answers
+         info what a model is, and takes      convert  published checkpoints
+train    doctor what is wrong with data       plan   parameters, memory, time
+         train  carry out a recipe            merge  an adapter into its base
+         build  an owl from parts, or from a LLaVA or BLIP-2
+measure  eval   scores, with intervals        score  answers of a file
+         rate   grade answers blind           judge  let a model grade them
+         report runs side by side; `report owleval`: that paper's figures
+try      lab    a paper's ablation, small     world  the drawn world
+         bench  measure speed
 
 examples
   owl chat cat.jpg "What is the cat doing?" --model ./mplug-owl2
   owl train owl2-instruct-lora init.start=./mplug-owl2 --out run
 
 MODEL is a folder (published or native layout, or an adapter), a hub name, or a
-family (owl-7b, owl2-7b, tiny-owl2 ...); a family alone has random weights.
+family: owlet is trained and the default, the others have random weights.
 """
 
 Parser = argparse.ArgumentParser
@@ -57,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[0] == "--version":
             print(f"owl {mplug_owl.__version__}")
             return 0
-        arguments = parser(words[0]).parse_args(words[1:])
+        name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
+        # Intermixed: `owl train RECIPE --out DIR name=value` as well as `... name=value --out DIR`.
+        arguments = parser(name).parse_intermixed_args(words[len(name.split()) :])
         return arguments.run(arguments)
     except OwlError as error:
         if "--debug" in words:
@@ -229,7 +230,14 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 
         recipe = recipes.load(arguments.recipe)
     model = arguments.model
-    if recipe is not None and model is None:
+    if recipe is not None and model is None and recipe.init.connector:
+        from mplug_owl.models.built import built_processor
+        from mplug_owl.models.slots import Slots
+
+        names = [field.name for field in dataclasses.fields(Slots)]
+        parts: dict[str, Any] = {name: getattr(recipe.init, name) for name in names}
+        processor = built_processor(Slots(**{**parts, "adaptive": bool(recipe.init.adaptive)}))
+    elif recipe is not None and model is None:
         model = recipe.init.start or recipe.init.family
     if model:
         from mplug_owl.models import load_processor
@@ -238,26 +246,23 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     return doctor.run(arguments, recipe.data if recipe else None, processor)
 
 
+def beside(module: str, *, quiet: bool = True) -> Callable[[Parser], None]:
+    """A command whose arguments and work stand in a module of its own."""
+
+    def fill(made: Parser) -> None:
+        command = import_module(module)
+        command.add_arguments(made)
+        made.set_defaults(run=quietly(command.run) if quiet else command.run)
+
+    return fill
+
+
 def quietly(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
     def call(arguments: argparse.Namespace) -> int:
         quiet_when_piped()
         return run(arguments)
 
     return call
-
-
-def plan(made: Parser) -> None:
-    from mplug_owl.train.plan import add_arguments, run
-
-    add_arguments(made)
-    made.set_defaults(run=run)
-
-
-def train(made: Parser) -> None:
-    from mplug_owl.train.command import add_arguments, run
-
-    add_arguments(made)
-    made.set_defaults(run=quietly(run))
 
 
 def world(made: Parser) -> None:
@@ -285,53 +290,60 @@ def run_world(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def merge(made: Parser) -> None:
-    from mplug_owl.models.adapters import add_arguments, run
+def rate(made: Parser) -> None:
+    from mplug_owl.eval.rate_command import add_arguments
 
     add_arguments(made)
-    made.set_defaults(run=quietly(run))
+    made.set_defaults(run=run_rate)
 
 
-def batch(made: Parser) -> None:
-    from mplug_owl.engine.batch import add_arguments, run
+def run_rate(arguments: argparse.Namespace) -> int:
+    """What is rated is made in eval, the page in serve."""
+    from mplug_owl.eval import rate_command
+    from mplug_owl.serve.ui.rate import open_page
 
-    add_arguments(made)
-    made.set_defaults(run=quietly(run))
-
-
-def evaluate(made: Parser) -> None:
-    from mplug_owl.eval.command import add_arguments, run
-
-    add_arguments(made)
-    made.set_defaults(run=quietly(run))
-
-
-def lab(made: Parser) -> None:
-    from mplug_owl.lab.command import add_arguments, run
-
-    add_arguments(made)
-    made.set_defaults(run=quietly(run))
-
-
-def bench(made: Parser) -> None:
-    from mplug_owl.bench import add_arguments, run
-
-    add_arguments(made)
-    made.set_defaults(run=run)
+    return rate_command.run(arguments, open_page)
 
 
 COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "chat": ("Ask about images and videos. Without a QUESTION a conversation begins; /help lists its commands.", chat),
-    "batch": ("Answer a file of conversations, one line each; the same command goes on.", batch),
+    "batch": (
+        "Answer a file of conversations, one line each; the same command goes on.",
+        beside("mplug_owl.serve.batch_command"),
+    ),
     "info": ("What a model is, from its configuration and file headers alone.", info),
     "convert": ("Convert a published checkpoint into the native Transformers layout.", convert),
     "doctor": ("Examine training data before a run: every row that would not train.", doctor),
-    "plan": ("What a recipe will take: parameters, FLOPs, memory, hours.", plan),
-    "train": ("Carry out a recipe. The same command goes on where a run was stopped.", train),
-    "merge": ("Fold an adapter into its base and write an ordinary model folder.", merge),
-    "eval": ("Ask a model the questions of a task and score its answers; the same command goes on.", evaluate),
-    "lab": ("Carry out a study of small owls; the same command goes on where it stopped.", lab),
-    "bench": ("Measure speed against named baselines; one JSON line a measurement.", bench),
+    "plan": ("What a recipe will take: parameters, FLOPs, memory, hours.", beside("mplug_owl.train.plan", quiet=False)),
+    "train": (
+        "Carry out a recipe. The same command goes on where a run was stopped.",
+        beside("mplug_owl.train.command"),
+    ),
+    "merge": ("Fold an adapter into its base and write an ordinary model folder.", beside("mplug_owl.models.adapters")),
+    "build": ("Put an owl together from parts, or import somebody else's.", beside("mplug_owl.models.build_command")),
+    "serve": ("Serve owls behind the OpenAI API.", beside("mplug_owl.serve.command")),
+    "keys": ("Make, list and remove the keys that a server asks for.", beside("mplug_owl.serve.keys", quiet=False)),
+    "ui": ("Pages in the browser: chat with an owl, compare two, vote.", beside("mplug_owl.serve.ui.command")),
+    "eval": (
+        "Ask a model the questions of a task and score its answers; the same command goes on.",
+        beside("mplug_owl.eval.command"),
+    ),
+    "score": ("Score a file of answers as owl eval would.", beside("mplug_owl.eval.score_command")),
+    "rate": ("Grade answers to OwlEval A to D, blind, on a page.", rate),
+    "judge": (
+        "Let a model grade answers, and say how far people agree with it.",
+        beside("mplug_owl.eval.judge_command"),
+    ),
+    "report": ("Runs of owl eval and owl score side by side.", beside("mplug_owl.eval.report_command", quiet=False)),
+    "report owleval": ("The figures of OwlEval from grades.", beside("mplug_owl.eval.owleval.command", quiet=False)),
+    "lab": (
+        "Carry out a study of small owls; the same command goes on where it stopped.",
+        beside("mplug_owl.lab.command"),
+    ),
+    "bench": (
+        "Measure speed against named baselines; one JSON line a measurement.",
+        beside("mplug_owl.bench", quiet=False),
+    ),
     "world": ("Look at the drawn world or write it to files; `tokenizer OUT` trains the owlet's on its texts.", world),
     "demo": ("Let the owlet answer about six pictures; on a terminal, then about yours.", demo),
 }

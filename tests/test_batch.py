@@ -9,7 +9,7 @@ from PIL import Image
 
 from mplug_owl import DataError, Owl, RequestError
 from mplug_owl.engine import batch
-from mplug_owl.engine.batch import Tally, answer_file
+from mplug_owl.engine.batch import Tally, answer_file, by_owl
 
 NEW = {"max_new_tokens": 8}
 
@@ -19,6 +19,10 @@ def folder(tmp_path: Path, picture: Image.Image) -> Path:
     (tmp_path / "media").mkdir()
     picture.save(tmp_path / "media" / "moon.png")
     return tmp_path
+
+
+def answer(owl: Owl, source: Path, target: Path) -> Tally:
+    return answer_file(lambda: by_owl(owl, source.parent, NEW), source, target)
 
 
 def lines(count: int) -> list[dict]:
@@ -43,7 +47,7 @@ def read(path: Path) -> list[dict]:
 
 def test_answers_are_those_of_chat_in_the_order_of_the_file(owl: Owl, folder: Path, picture: Image.Image) -> None:
     source = write(folder / "in.jsonl", lines(8))
-    assert answer_file(lambda: owl, source, folder / "deep" / "out.jsonl", NEW) == Tally(0, 8, 0)
+    assert answer(owl, source, folder / "deep" / "out.jsonl") == Tally(0, 8, 0)
     found = read(folder / "deep" / "out.jsonl")
     assert [row["id"] for row in found] == ["talk", 2, 7, *(f"more {number}" for number in range(5))]
     assert found[1]["answer"] == owl.chat("Where?", images=[picture], videos=[[picture] * 8], **NEW)
@@ -58,7 +62,7 @@ def test_a_stopped_run_goes_on_where_it_was(
     owl: Owl, folder: Path, monkeypatch: pytest.MonkeyPatch, torn: bytes
 ) -> None:
     source, target = write(folder / "in.jsonl", lines(9)), folder / "out.jsonl"
-    answer_file(lambda: owl, source, folder / "whole.jsonl", NEW)
+    answer(owl, source, folder / "whole.jsonl")
     outcome, count = batch.outcome, 0
 
     def stop(*arguments: object) -> dict:
@@ -71,13 +75,13 @@ def test_a_stopped_run_goes_on_where_it_was(
     with monkeypatch.context() as patch:
         patch.setattr(batch, "outcome", stop)
         with pytest.raises(KeyboardInterrupt):
-            answer_file(lambda: owl, source, target, NEW)
+            answer(owl, source, target)
     assert owl.engine.running == owl.engine.waiting == 0
     with target.open("ab") as stream:
         stream.write(torn)
-    assert answer_file(lambda: owl, source, target, NEW) == Tally(4, 5, 0)
+    assert answer(owl, source, target) == Tally(4, 5, 0)
     assert target.read_bytes() == (folder / "whole.jsonl").read_bytes()
-    assert answer_file(pytest.fail, source, target, NEW) == Tally(9, 0, 0)
+    assert answer_file(pytest.fail, source, target) == Tally(9, 0, 0)
 
 
 def test_what_is_wrong_with_a_line_is_its_answer(owl: Owl, folder: Path) -> None:
@@ -95,7 +99,7 @@ def test_what_is_wrong_with_a_line_is_its_answer(owl: Owl, folder: Path) -> None
         good,
     ]
     source = write(folder / "in.jsonl", rows)
-    assert answer_file(lambda: owl, source, folder / "out.jsonl", NEW) == Tally(0, 1, 9)
+    assert answer(owl, source, folder / "out.jsonl") == Tally(0, 1, 9)
     found = read(folder / "out.jsonl")
     assert [row["id"] for row in found] == [1, "nothing", "lost", "far", "typo", "type", "role", "list", 9, "good"]
     words = [
@@ -130,7 +134,7 @@ def test_files_that_do_not_fit_are_refused_before_an_owl_is_opened(
 ) -> None:
     source, target = write(folder / "in.jsonl", rows), write(folder / "out.jsonl", out)
     with pytest.raises(DataError, match=words):
-        answer_file(pytest.fail, source, target, NEW)
+        answer_file(pytest.fail, source, target)
 
 
 def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

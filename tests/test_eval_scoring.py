@@ -7,7 +7,18 @@ import random
 import numpy as np
 import pytest
 
-from mplug_owl.eval.scoring import difference, formal, is_right, majority, mcnemar, normal, wilson
+from mplug_owl.eval.scoring import (
+    difference,
+    formal,
+    interval,
+    is_right,
+    majority,
+    mcnemar,
+    normal,
+    paired_test,
+    swapped,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -102,3 +113,39 @@ def test_mcnemar_against_every_coin() -> None:
     assert mcnemar(first, second) == pytest.approx(extreme)
     assert mcnemar(second, first) == mcnemar(first, second)
     assert mcnemar(first, first) == 1
+
+
+def test_intervals_fit_what_is_averaged() -> None:
+    assert interval([1, 0, 1.0, True]) == wilson(0.75, 4)
+    assert interval([]) == (0, 1)
+    low, high = interval([0.3, 0.6, 1.0, 0.0])
+    assert 0 <= low < 0.475 < high <= 1 and (low, high) == difference([0.3, 0.6, 1.0, 0.0], [0.0] * 4)
+
+
+def test_permutation_against_every_exchange() -> None:
+    first, second = [0.9, 0.3, 0.6, 1.0, 0.0, 0.5], [0.1, 0.4, 0.6, 0.2, 0.3, 0.1]
+    seen = abs(sum(first) - sum(second))
+    reached = 0
+    for swaps in itertools.product((False, True), repeat=6):
+        pairs = [(b, a) if swap else (a, b) for a, b, swap in zip(first, second, swaps, strict=True)]
+        reached += abs(sum(a - b for a, b in pairs)) >= seen - 1e-9
+    assert swapped(first, second) == pytest.approx(reached / 2**6)
+    assert swapped(first, first) == 1
+
+
+def test_permutation_of_many_pairs() -> None:
+    chance = np.random.default_rng(5)
+    first = chance.random(400)
+    # Under the null the p of a normal approximation; clearly better where one is.
+    second = first + chance.normal(0.02, 0.2, 400)
+    difference_of = second - first
+    z = abs(difference_of.sum()) / math.sqrt((difference_of**2).sum())
+    assert swapped(first, second) == pytest.approx(math.erfc(z / math.sqrt(2)), abs=0.02)
+    assert swapped(first + 1, first) < 1e-3
+    assert swapped(first, second) == swapped(first, second)
+
+
+def test_the_test_fits_the_scores() -> None:
+    assert paired_test([1, 0, 1], [0.0, 1.0, True]).name == "McNemar, exact"
+    found = paired_test([0.3, 1, 1], [0, 1, 0])
+    assert found.name == "paired permutation" and found.p == swapped([0.3, 1, 1], [0, 1, 0])

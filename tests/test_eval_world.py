@@ -156,6 +156,18 @@ def test_goals_are_those_asked_for() -> None:
     assert sterner(0.9) == pytest.approx(0.95) and sterner(0.7) == pytest.approx(0.85)
 
 
+def test_a_limit_keeps_questions_beside_their_controls(task: WorldTask, tmp_path: Path) -> None:
+    examples = list(task.examples())
+    results = run(Guided.told(examples, lambda e: e.answers[0]), [task], tmp_path, limit=40)
+    found = rows(results)
+    assert found["all"]["n"] == 40 and 10 < len(found) - 1 <= len(SKILLS)
+    assert all(row["n"] > 0 and row["score"] == 1 for row in found.values())
+    assert all("grey" in found[skill] and "other" in found[skill] for skill in ("existence", "dice", "video"))
+    lines = (tmp_path / "world/samples.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    names = {json.loads(line)["id"] for line in lines}
+    assert all(name.removesuffix("/grey").removesuffix("/other") in names for name in names)
+
+
 def test_without_controls_nobody_knows_who_sees(tmp_path: Path) -> None:
     task = WorldTask(skills=("existence", "text"), count=4, controls=())
     found = rows(run(Guided.told(list(task.examples()), lambda e: e.answers[0]), [task], tmp_path))
@@ -188,7 +200,7 @@ def parsed(*words: str) -> argparse.Namespace:
 def test_the_command_lists_tasks(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.run(parsed("--list")) == 0
     page = capsys.readouterr().out
-    assert all(name in page and task.needs in page for name, task in TASKS.items())
+    assert all(f"\n{name} " in f"\n{page}" for name in TASKS) and "drawn when asked" in page
 
 
 def test_the_command_asks_an_owl(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

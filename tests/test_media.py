@@ -3,9 +3,12 @@
 import base64
 import http.server
 import io
+import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +19,7 @@ import pytest
 from PIL import Image
 
 from mplug_owl.errors import DataError
-from mplug_owl.media import Limits, frame_indices, load_image, load_video
+from mplug_owl.media import Limits, Tally, frame_indices, load_image, load_video
 from mplug_owl.media.download import _is_public
 
 BITS = 8  # a frame shows its number as black and white stripes
@@ -174,6 +177,53 @@ def test_bytes_and_paths_are_limited(tmp_path: Path) -> None:
                 load(source, closed)
 
 
+def gif(*sizes: tuple[int, int]) -> bytes:
+    """An animation of 10 x 10, whose frames have other sizes."""
+    frames = b"".join(b"," + struct.pack("<HHHH", 0, 0, *size) + b"\0\x02\x02\x44\x01\0" for size in sizes)
+    return b"GIF89a" + struct.pack("<HH", 10, 10) + b"\x80\0\0" + bytes(6) + frames + b";"
+
+
+def test_a_frame_may_not_be_larger_than_its_picture_promises() -> None:
+    assert load_image(gif((1, 1))).size == (10, 10)
+    tight = Limits(max_pixels=10_000)
+    for load in (load_image, lambda source, limits: load_video(source, 4, limits)):
+        with pytest.raises(DataError, match="500x500"):
+            load(gif((500, 500), (1, 1)), tight)
+    with pytest.raises(DataError, match="500x500"):
+        load_video(gif((1, 1), (500, 500)), 4, tight)
+    assert load_image(gif((1, 1), (500, 500)), tight).size == (10, 10)  # which the first frame is
+
+
+def test_pictures_inside_icons_are_not_read() -> None:
+    buffer = io.BytesIO()
+    numbered(1).save(buffer, "ICO")
+    with pytest.raises(DataError, match="no image or video"):
+        load_image(buffer.getvalue())
+
+
+def test_a_tally_counts_what_belongs_together(tmp_path: Path) -> None:
+    limits = Limits(max_total_pixels=5 * 64 * 64)
+    tally = Tally(limits)
+    moving = tmp_path / "moving.gif"
+    numbered(0).save(moving, save_all=True, append_images=[numbered(index) for index in range(1, 5)])
+    load_image(numbered(0), limits, tally)
+    load_video(moving, 4, limits, tally)
+    assert tally.pixels == limits.max_total_pixels
+    for source in (numbered(0), png(numbered(0))):
+        with pytest.raises(DataError, match=r"Limits\.max_total_pixels"):
+            load_image(source, limits, tally)
+    load_image(numbered(0), limits)  # by itself it is small
+
+
+def test_reading_has_a_time() -> None:
+    late = Limits(timeout=0.0)
+    for data in (png(numbered(1)), gif((1, 1), (1, 1))):
+        with pytest.raises(DataError, match=r"Limits\.timeout"):
+            load_image(data, late)
+        with pytest.raises(DataError, match=r"Limits\.timeout"):
+            load_video(data, 2, late)
+
+
 # ---- videos ----------------------------------------------------------------------------------
 
 
@@ -224,6 +274,25 @@ def test_frames_and_seconds_are_limited(tmp_path: Path) -> None:
         load_video(path, 4, Limits(max_frames=249))
     with pytest.raises(DataError, match=r"Limits\.timeout"):
         load_video(path, 4, Limits(timeout=0.0))
+
+
+def test_frames_are_limited_together(tmp_path: Path) -> None:
+    paths = [write_video(tmp_path / "v.mp4", 30), write_video(tmp_path / "raw.h264", 30, container_format="h264")]
+    frames = [numbered(index) for index in range(9)]
+    for source in (*paths, gif(*[(1, 1)] * 9), frames):
+        side = 10 if isinstance(source, bytes) else 64
+        enough = Limits(max_total_pixels=8 * side * side)
+        assert len(load_video(source, 8, enough)) == 8
+        with pytest.raises(DataError, match=r"Limits\.max_total_pixels"):
+            load_video(source, 8, replace(enough, max_total_pixels=enough.max_total_pixels - 1))
+        with pytest.raises(DataError, match=r"Limits\.max_frames"):
+            load_video(source, 10**12, enough)
+
+
+def test_a_codec_that_nobody_uses_is_not_decoded(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "odd.avi", 5, codec="asv1")
+    with pytest.raises(DataError, match="codec asv1"):
+        load_video(path, 4)
 
 
 def test_animations_folders_and_lists_are_videos(tmp_path: Path) -> None:
@@ -334,7 +403,7 @@ def test_a_picture_is_fetched(site: str) -> None:
     [
         ("/missing", "404"),
         ("/loop", "redirects over"),
-        ("/inside", "'localhost' has the private address"),
+        ("/inside", "'localhost' has a private address"),
         ("/file", "no http"),
         ("/endless", "max_bytes"),
         ("/cut.png", "cannot be fetched"),
@@ -352,8 +421,51 @@ def test_a_trickling_site_is_left_in_time(site: str) -> None:
     assert time.monotonic() - started < 3
 
 
+def test_a_handshake_that_trickles_is_left_in_time() -> None:
+    dripped = []
+
+    def drip(listener: socket.socket) -> None:
+        link, _ = listener.accept()
+        with link, suppress(OSError):
+            link.recv(65536)
+            link.sendall(b"\x16\x03\x03\x40\0")  # a record of 16 KiB is announced
+            for _ in range(1000):
+                link.sendall(b"\2")
+                dripped.append(1)
+                time.sleep(0.02)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=[listener])
+        thread.start()
+        with pytest.raises(DataError, match="no answer within"):
+            load_image(f"https://127.0.0.1:{listener.getsockname()[1]}/x.png", replace(REMOTE, timeout=0.4))
+        thread.join()
+    assert len(dripped) < 1000
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://somebody:secret@127.0.0.1/x.png", "holds a name or a password"),
+        ("http://localhost:22/x.png", "port 22"),
+        ("http://localhost:x/x.png", "cannot be fetched"),
+        ("http://2130706433:8080/", "private"),
+        ("http://0x7f.1:8080/", "private"),
+        ("http://0177.0.0.1:8080/", "private"),
+        ("http://[::ffff:127.0.0.1]:8080/", "private"),
+        ("http://[::1%25lo]:8080/", "private|cannot be fetched"),
+        ("http://:8080/", "no http"),
+        ("https:///x", "no http"),
+    ],
+)
+def test_addresses_that_are_not_asked(url: str, message: str) -> None:
+    with pytest.raises(DataError, match=message) as refused:
+        load_image(url, Limits(allow_remote=True))
+    assert "secret" not in str(refused.value)
+
+
 def test_private_hosts_are_not_fetched(site: str) -> None:
-    with pytest.raises(DataError, match=r"private address 127\.0\.0\.1"):
+    with pytest.raises(DataError, match=r"'127\.0\.0\.1' has a private address"):
         load_image(f"{site}/picture.png", Limits(allow_remote=True))
     with pytest.raises(DataError, match="cannot be fetched"):
         load_image("http://127.0.0.1:1/closed", REMOTE)
@@ -377,6 +489,18 @@ def test_private_hosts_are_not_fetched(site: str) -> None:
         ("::ffff:10.0.0.1", False),
         ("2002:7f00:1::", False),
         ("64:ff9b::a00:1", False),
+        ("64:ff9b::808:808", True),
+        ("64:ff9b:1::808:808", False),
+        ("::ffff:8.8.8.8", True),
+        ("::127.0.0.1", False),
+        ("2002:808:808::", False),
+        ("2001:0:4136:e378:8000:63bf:f7f7:f7f7", False),
+        ("fec0::1", False),
+        ("100::1", False),
+        ("198.18.0.1", False),
+        ("240.0.0.1", False),
+        ("255.255.255.255", False),
+        ("ff02::1", False),
     ],
 )
 def test_which_addresses_are_public(address: str, public: bool) -> None:

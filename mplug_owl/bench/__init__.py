@@ -1,7 +1,8 @@
 """`owl bench`: how fast models, data, training and the engine are, beside the library's own and the machine's limits.
 
-`plan.py` says what to measure and what a result is, `sides.py` builds the models that are compared, `stopwatch.py`
-compares; `model.py`, `data.py`, `train.py` and `engine.py` are the benchmarks. This file is the command; it imports
+`plan.py` says what to measure and what a result is, `sides.py` builds the models that are compared, `servers.py` and
+`clients.py` are processes beside ours, `stopwatch.py` compares; `model.py`, `data.py`, `train.py`, `engine.py` and
+`serving.py` are the benchmarks. This file is the command; it imports
 torch only once there is something to measure. Whether a number is good is not judged here.
 """
 
@@ -39,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "target",
         choices=tuple(PLANS),
         help="model: prefill, decode, vision, abstractor, beside LLaVA; data: packed beside padded batches, images "
-        "beside PIL; train: a step beside Transformers' Trainer; engine: decoding, many chats, beside generate",
+        "beside PIL; train: a step beside Transformers' Trainer; engine: decoding, many chats, beside generate; "
+        "serving: the same over HTTP, beside transformers serve",
     )
     plan = Plan()
     for name, choices, meaning in (
@@ -51,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, meaning in (
         ("threads", "CPU threads"),
         ("rounds", "paired runs of everything"),
-        ("steps", "model: decode steps timed together; engine: tokens of an answer"),
-        ("positions", "model, train, engine: length of the prompt or row, pictures apart"),
+        ("steps", "model: decode steps timed together; engine, serving: tokens of an answer"),
+        ("positions", "length of the prompt or row, pictures apart"),
         ("visual", "model: how many positions of the prompt hold visual embeddings"),
     ):
         parser.add_argument(f"--{name}", type=int, metavar="N", help=f"{meaning} ({getattr(plan, name)})")

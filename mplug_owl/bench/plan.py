@@ -52,6 +52,9 @@ PLANS = {
     "data": Plan(shape="mini", dtype="bfloat16"),
     "train": Plan(shape="mini", dtype="bfloat16"),
     "engine": Plan(shape="chat", dtype="bfloat16", rounds=5, steps=48, positions=65),
+    "serving": Plan(shape="chat", dtype="bfloat16", rounds=5, steps=48, positions=65),
+    "scoring": Plan(rounds=5),
+    "evaluation": Plan(shape="owlet", dtype="float32", rounds=2, steps=64, positions=1000),
 }
 """What each benchmark does unless told otherwise."""
 

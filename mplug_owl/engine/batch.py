@@ -2,13 +2,15 @@
 
 A line of the one is `{"id": ..., "messages": [...]}` or `{"id": ..., "question": "...", "images": [...]}`, of the other
 `{"id": ..., "answer": ...}` or `{"id": ..., "error": ...}`. Stopped at any moment, the same command goes on where it
-was: what the second file holds is never asked again. How answers come about is not known here.
+was: what the second file holds is never asked again. Who answers is handed in: an owl in this process (`by_owl`), or
+whoever else makes records of lines; servers and clusters are not known here.
 """
 
 import argparse
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,8 +29,14 @@ WISHES = (
     *("system", "template", "max_new_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"),
     *("seed", "stop"),
 )
+OPENING = ("model", "adapter", "device", "dtype", "quantize", "remote")
 AHEAD = 128  # conversations that are on their way at a time: more than run, so that none waits to be prepared
 REMOTE = ("data:", "http://", "https://")
+
+Record = dict[str, Any]
+"""What became of a line, without its id: `answer` with its counts, or `error`."""
+Answering = Callable[[Iterator[str]], Generator[Record, None, None]]
+"""From lines to their records, one for each and in the same order; closing it ends what is on its way."""
 
 
 @dataclass
@@ -41,10 +49,11 @@ class Tally:
     failed: int = 0
 
 
-def answer_file(open_owl: Callable[[], "Owl"], source: Path, target: Path, options: dict[str, Any]) -> Tally:
-    """Answer the conversations of `source` into `target`; `options` go to `Owl.ask`, and a line may have its own.
+def answer_file(open_answering: Callable[[], Answering], source: Path, target: Path) -> Tally:
+    """Answer the conversations of `source` into `target`.
 
-    The owl is opened once the files are known to be good. What is wrong with one line is the answer to that line.
+    Whoever answers is opened once the files are known to be good. What is wrong with one line is the answer to that
+    line.
 
     Raises: DataError where ids repeat, or `target` holds answers to something else.
     """
@@ -52,51 +61,62 @@ def answer_file(open_owl: Callable[[], "Owl"], source: Path, target: Path, optio
     tally = Tally(kept=settle(target, ids))
     if tally.kept == len(ids):
         return tally
-    owl = open_owl()
-    underway: deque[tuple[Any, Answer | Exception]] = deque()
-    lines = islice(enumerate(read(source)), tally.kept, None)
-    try:
-        with target.open("a", encoding="utf-8") as out, bar(len(ids), tally.kept) as progress:
-            while True:
-                for number, line in lines:
-                    underway.append((ids[number], ask(owl, line, source.parent, options)))
-                    if len(underway) >= AHEAD:
-                        break
-                if not underway:
-                    return tally
-                record = outcome(*underway.popleft(), tally)
-                out.write(json.dumps(record, ensure_ascii=False) + "\n")
-                out.flush()
-                progress.update()
-    finally:
-        for _, answer in underway:
-            if not isinstance(answer, Exception):
-                answer.close()
+    answering = open_answering()
+    left = ids[tally.kept :]
+    lines = islice(read(source), tally.kept, None)
+    with (
+        closing(answering(lines)) as records,
+        target.open("a", encoding="utf-8") as out,
+        tqdm(total=len(ids), initial=tally.kept, unit="answer", disable=None) as progress,
+    ):
+        for id, record in zip(left, records, strict=True):
+            out.write(json.dumps({"id": id, **record}, ensure_ascii=False) + "\n")
+            out.flush()
+            tally.failed += "error" in record
+            tally.answered += "error" not in record
+            progress.update()
+    return tally
+
+
+def by_owl(owl: "Owl", folder: Path, options: dict[str, Any]) -> Answering:
+    """An owl in this process answers; `options` go to `Owl.ask`, and a line may have its own."""
+
+    def records(lines: Iterator[str]) -> Generator[Record, None, None]:
+        underway: deque[Answer | Exception] = deque()
+        try:
+            for line in lines:
+                underway.append(ask(owl, line, folder, options))
+                if len(underway) >= AHEAD:
+                    yield outcome(underway.popleft())
+            while underway:
+                yield outcome(underway.popleft())
+        finally:
+            for answer in underway:
+                if not isinstance(answer, Exception):
+                    answer.close()
+
+    return records
 
 
 def ask(owl: "Owl", line: str, folder: Path, options: dict[str, Any]) -> "Answer | Exception":
     """The answer to a line, on its way, or what is wrong with the line."""
     try:
-        messages, own = conversation(json.loads(line), folder)
+        messages, own = conversation(line, folder)
         return owl.ask(messages, **{**options, **own})
-    except json.JSONDecodeError as error:
-        return DataError(f"the line is no JSON ({error.msg} at column {error.colno})")
     except (OwlError, TypeError) as error:  # a wish of a wrong type shows where it is used
         return error
 
 
-def outcome(id: Any, answer: "Answer | Exception", tally: Tally) -> dict[str, Any]:
+def outcome(answer: "Answer | Exception") -> Record:
     try:
         if isinstance(answer, Exception):
             raise answer
         text = answer.text()
     except Exception as error:  # whatever it is, it is the answer to this line alone
-        tally.failed += 1
-        return {"id": id, "error": str(error) or type(error).__name__}
-    tally.answered += 1
+        return {"error": str(error) or type(error).__name__}
     assert answer.finish is not None
     counts = {"prompt_tokens": answer.finish.prompt, "completion_tokens": answer.finish.generated}
-    return {"id": id, "answer": text, "finish_reason": answer.finish.reason, **counts}
+    return {"answer": text, "finish_reason": answer.finish.reason, **counts}
 
 
 # ---- the files -----------------------------------------------------------------------------------
@@ -156,8 +176,12 @@ def settle(target: Path, ids: list[Any]) -> int:
     return kept
 
 
-def conversation(row: Any, folder: Path) -> tuple[list[Message], dict[str, Any]]:
-    """The messages of a line and its own options; paths are relative to the file."""
+def conversation(line: str, folder: Path) -> tuple[list[Message], dict[str, Any]]:
+    """The messages of a line and its own options; paths are relative to the folder."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"the line is no JSON ({error.msg} at column {error.colno})") from None
     if not isinstance(row, dict) or ("messages" in row) == ("question" in row):
         raise DataError("the line has no conversation; expected an object with either messages or a question")
     options = row.get("options", {})
@@ -187,29 +211,26 @@ def placed(part: Part, folder: Path) -> Part:
 # ---- the command ---------------------------------------------------------------------------------
 
 
-def bar(total: int, done: int) -> Any:
-    return tqdm(total=total, initial=done, unit="answer", disable=None)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, metavar="IN", help="jsonl: a conversation a line")
-    parser.add_argument("target", type=Path, metavar="OUT", help="jsonl: the answers, in order; may be resumed")
-    parser.add_argument("--model", help="folder, hub name or family (default: owlet)")
-    parser.add_argument("--adapter", help="adapter folder; opens its base unless --model names one")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (untested)")
-    parser.add_argument("--dtype", default="auto", help="auto, bfloat16, float16, float32")
-    parser.add_argument("--quantize", choices=("int8", "int4"), help="weights of the decoder in fewer bits")
-    parser.add_argument("--remote", action="store_true", help="fetch media from http(s) addresses")
-    parser.add_argument("--system", help="system message; an empty one leaves the line out")
-    parser.add_argument("--template", help="chat template of the family, such as training")
-    parser.add_argument("--max-new-tokens", type=int, default=512, metavar="N")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 (default) is greedy")
-    parser.add_argument("--top-p", type=float, default=1.0, metavar="P")
-    parser.add_argument("--top-k", type=int, default=0, metavar="K")
-    parser.add_argument("--min-p", type=float, default=0.0, metavar="P")
-    parser.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R")
-    parser.add_argument("--seed", type=int, help="makes sampling repeat")
-    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends an answer; may be repeated")
+    add = parser.add_argument
+    add("source", type=Path, metavar="IN", help="jsonl: a conversation a line")
+    add("target", type=Path, metavar="OUT", help="jsonl: the answers, in order; may be resumed")
+    add("--model", metavar="MODEL", help="folder, hub name or family (owlet)")
+    add("--adapter", metavar="DIR", help="adapter; opens its base unless --model names one")
+    add("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, mps (untested)")
+    add("--dtype", default="auto", metavar="T", help="auto, bfloat16, float16, float32")
+    add("--quantize", choices=("int8", "int4"), metavar="B", help="decoder in int8 or int4")
+    add("--remote", action="store_true", help="fetch media from http(s) addresses")
+    add("--system", metavar="TEXT", help="system message; an empty one leaves the line out")
+    add("--template", metavar="NAME", help="chat template of the family, such as training")
+    add("--max-new-tokens", type=int, default=512, metavar="N", help="of one answer (512)")
+    add("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (0)")
+    add("--top-p", type=float, default=1.0, metavar="P", help="also --top-k, --min-p, --repetition-penalty")
+    add("--top-k", type=int, default=0, help=argparse.SUPPRESS)
+    add("--min-p", type=float, default=0.0, help=argparse.SUPPRESS)
+    add("--repetition-penalty", type=float, default=1.0, help=argparse.SUPPRESS)
+    add("--seed", type=int, metavar="N", help="makes sampling repeat")
+    add("--stop", action="append", default=[], metavar="TEXT", help="ends an answer; may be repeated")
 
 
 def check_wishes(options: dict[str, Any]) -> None:
@@ -222,23 +243,26 @@ def check_wishes(options: dict[str, Any]) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Answer a file with an owl in this process."""
+    opening = {name: getattr(arguments, name) for name in OPENING}
+    return carry_out(arguments, lambda options: by_owl(open_owl(**opening), arguments.source.parent, options))
+
+
+def carry_out(arguments: argparse.Namespace, answering: Callable[[dict[str, Any]], Answering]) -> int:
     """Answer a file; failures are records, so they are no failure of the command."""
-
-    def open_owl() -> "Owl":
-        from mplug_owl.engine.public import load
-        from mplug_owl.media import Limits
-
-        return load(
-            arguments.model or arguments.adapter or "owlet",
-            adapter=arguments.adapter if arguments.model else None,
-            device=arguments.device,
-            dtype=arguments.dtype,
-            quantize=arguments.quantize,
-            limits=Limits(allow_remote=arguments.remote),
-        )
-
     options = {name: getattr(arguments, name) for name in WISHES}
     check_wishes(options)
-    tally = answer_file(open_owl, arguments.source, arguments.target, options)
+    tally = answer_file(lambda: answering(options), arguments.source, arguments.target)
     print(f"{tally.answered} answered, {tally.failed} failed, {tally.kept} there before: {arguments.target}")
     return 0
+
+
+def open_owl(
+    model: str | None, adapter: str | None, device: str, dtype: str, quantize: str | None, remote: bool
+) -> "Owl":
+    from mplug_owl.engine.public import load
+    from mplug_owl.media import Limits
+
+    name, put_on = (model, adapter) if model else (adapter or "owlet", None)
+    limits = Limits(allow_remote=remote)
+    return load(name, adapter=put_on, device=device, dtype=dtype, quantize=quantize, limits=limits)

@@ -5,10 +5,11 @@ business; how messages arrived, that of whoever calls.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 from PIL import Image
@@ -32,12 +33,18 @@ class Delta(NamedTuple):
 
 
 class Answer:
-    """An answer on its way; iterating gives its pieces, `close` ends it early."""
+    """An answer on its way; iterating gives its pieces, `close` ends it early.
 
-    def __init__(self, transcript: Transcript, whole: bool) -> None:
+    Whoever cannot wait in a thread is told by `notify`, in the engine's, that there is more to be had from `ready`.
+    """
+
+    def __init__(self, transcript: Transcript, whole: bool, notify: Callable[[], object] | None = None) -> None:
         self.finish: Finish | None = None
+        self.times: list[float] = []
+        """When its tokens came, by `time.perf_counter`."""
         self._transcript = transcript
         self._whole = whole
+        self._notify = notify
         self._text: list[str] = []
         self._tokens: list[Token] = []
         self._pieces: SimpleQueue[Delta | Finish | Failure] = SimpleQueue()
@@ -46,36 +53,58 @@ class Answer:
     def hear(self, event: Event) -> bool:
         """Take an event down, in the engine's thread; True: a stop string was met."""
         if isinstance(event, Token):
+            self.times.append(time.perf_counter())
             self._tokens.append(event)
             self._say(self._transcript.add(event.id), hold=self._whole)
             return self._transcript.ended
         if isinstance(event, Finish):
             self._say(self._transcript.finish(), hold=False)
-        self._pieces.put(event)
+        self._put(event)
         return False
 
     def _say(self, text: str, hold: bool) -> None:
         self._text.append(text)
         if not hold and (text or self._whole):
-            self._pieces.put(Delta("".join(self._text), tuple(self._tokens)))
+            self._put(Delta("".join(self._text), tuple(self._tokens)))
             self._text, self._tokens = [], []
+
+    def _put(self, piece: Delta | Finish | Failure) -> None:
+        self._pieces.put(piece)
+        if self._notify is not None:
+            self._notify()
 
     def __iter__(self) -> Iterator[Delta]:
         """The pieces as they come. Raises what the answer failed of."""
         while self.finish is None:
-            piece = self._pieces.get()
-            if isinstance(piece, Failure):
-                self.finish = Finish("failure", 0, 0, 0)
-                raise piece.error
-            if isinstance(piece, Finish):
-                self.finish = piece
-            else:
-                yield piece
+            yield from self._taken(self._pieces.get())
+
+    def ready(self) -> list[Delta]:
+        """The pieces that have come, without waiting for more. Raises what the answer failed of."""
+        found: list[Delta] = []
+        while self.finish is None:
+            try:
+                found += self._taken(self._pieces.get_nowait())
+            except Empty:
+                break
+        return found
+
+    def _taken(self, piece: Delta | Finish | Failure) -> list[Delta]:
+        if isinstance(piece, Failure):
+            self.finish = Finish("failure", 0, 0, 0)
+            raise piece.error
+        if isinstance(piece, Finish):
+            self.finish = piece
+            return []
+        return [piece]
+
+    def abort(self) -> None:
+        """End the answer before its next token, without waiting until it has."""
+        if self.handle is not None:
+            self.handle.abort()
 
     def close(self) -> None:
         """End the answer, if it has not ended; when this returns, its slot is free."""
-        if self.handle is not None:
-            self.handle.abort()
+        self.abort()
         while self.finish is None:
             piece = self._pieces.get()
             if not isinstance(piece, Delta):
@@ -97,13 +126,26 @@ class Chat:
         self.processor = processor
         self.limits = limits
 
-    def ask(self, request: Request, *, stops: Sequence[str] = (), whole: bool = False) -> Answer:
+    def ask(
+        self,
+        request: Request,
+        *,
+        stops: Sequence[str] = (),
+        whole: bool = False,
+        notify: Callable[[], object] | None = None,
+    ) -> Answer:
         """Submit a request that `request` made; with `whole` its text comes in one piece, which is cheaper."""
-        return self.ask_all([(request, stops)], whole=whole)[0]
+        return self.ask_all([(request, stops)], whole=whole, notify=notify)[0]
 
-    def ask_all(self, requests: Sequence[tuple[Request, Sequence[str]]], *, whole: bool = True) -> list[Answer]:
+    def ask_all(
+        self,
+        requests: Sequence[tuple[Request, Sequence[str]]],
+        *,
+        whole: bool = True,
+        notify: Callable[[], object] | None = None,
+    ) -> list[Answer]:
         """Submit several, with the texts that end each, all before the engine's next step."""
-        answers = [Answer(Transcript(self.processor, stops), whole) for _, stops in requests]
+        answers = [Answer(Transcript(self.processor, stops), whole, notify) for _, stops in requests]
         asked = [(request, answer.hear) for (request, _), answer in zip(requests, answers, strict=True)]
         for answer, handle in zip(answers, self.engine.submit_all(asked), strict=True):
             answer.handle = handle

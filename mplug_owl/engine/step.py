@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import LlamaModel
+from transformers import LlamaModel, MistralModel, Qwen2Model, Qwen3Model
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
@@ -27,11 +27,14 @@ from mplug_owl.engine.quantize import Int4Linear
 from mplug_owl.models.adaptive import AdaptiveLlamaModel
 from mplug_owl.models.bloom import OwlBloomModel
 from mplug_owl.models.qwen1 import Qwen1Model
+from mplug_owl.models.twins import AdaptiveMistralModel, AdaptiveQwen2Model, AdaptiveQwen3Model
 
 Map = Callable[[Tensor], Tensor]
 # Smaller matrices gain nothing by a layout of their own, measured on AVX-512 cores.
 _WORTH_PACKING = {torch.bfloat16: 2**14, torch.float32: 2**19}
 _ROWS_PACKED_FOR = 16
+# Decoders of the same layout: Mistral, and Qwen2 with its biases, compute what Llama computes.
+_LLAMAS = (LlamaModel, AdaptiveLlamaModel, MistralModel, AdaptiveMistralModel, Qwen2Model, AdaptiveQwen2Model)
 _WIDENED_BYTES = 2**22  # what is widened must still be in the processor's cache when it is used
 
 
@@ -82,7 +85,9 @@ def _rms(norm: LlamaRMSNorm) -> Map:
 
 
 class Step:
-    """The step of Llama, and of Owl2's Llama, whose text branch it is: decode steps hold no visual rows."""
+    """The step of Llama and its like, and of their modality-adaptive twins, whose text branch it is: decode steps hold
+    no visual rows.
+    """
 
     def __init__(self, decoder: Any, store: SlotCache, matrix: Callable[[nn.Module], Map]) -> None:
         self.decoder, self.store = decoder, store
@@ -218,6 +223,20 @@ def rotated(x_BHK: Tensor, cos_B1K: Tensor, sin_B1K: Tensor) -> Tensor:
     return torch.addcmul(x_BHK * cos_B1K, x_BHK.roll(x_BHK.shape[-1] // 2, -1), sin_B1K)
 
 
+class Qwen3Step(Step):
+    """Qwen3: queries and keys are normed head by head."""
+
+    def block(self, layer: Any, matrix: Callable[[nn.Module], Map]) -> Block:
+        block, attention = super().block(layer, matrix), layer.self_attn
+        query_norm, key_norm = _rms(attention.q_norm), _rms(attention.k_norm)
+
+        def project(x_BD: Tensor) -> tuple[Tensor, ...]:
+            query_BHK, key_BHK, value_BHK = block.project(x_BD)
+            return query_norm(query_BHK), key_norm(key_BHK), value_BHK
+
+        return block._replace(project=project)
+
+
 class QwenStep(Step):
     """Owl2.1: one matrix for queries, keys and values; rotary stretch by slot; queries scaled by their position."""
 
@@ -285,8 +304,10 @@ class BloomStep(Step):
 
 def step_of(decoder: nn.Module, store: SlotCache, matrix: Callable[[nn.Module], Map]) -> Step | None:
     """The step of a decoder whose kind is known; `matrix` says how its linear layers are to multiply."""
-    if type(decoder) in (LlamaModel, AdaptiveLlamaModel):
+    if type(decoder) in _LLAMAS:
         return Step(decoder, store, matrix)
+    if type(decoder) in (Qwen3Model, AdaptiveQwen3Model):
+        return Qwen3Step(decoder, store, matrix)
     if type(decoder) is Qwen1Model:
         return QwenStep(decoder, store, matrix)
     if type(decoder) is OwlBloomModel and not decoder.config.apply_residual_connection_post_layernorm:

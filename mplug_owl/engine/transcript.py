@@ -71,7 +71,8 @@ class Transcript:
         if found:
             self.ended, self._held = True, ""
             return text[: min(found)]
-        starts = (size for stop in self.stops for size in range(len(stop) - 1, 0, -1) if text.endswith(stop[:size]))
+        sizes = ((stop, size) for stop in self.stops for size in range(min(len(stop) - 1, len(text)), 0, -1))
+        starts = (size for stop, size in sizes if text.endswith(stop[:size]))
         kept = len(text) - max(starts, default=0)
         self._held = text[kept:]
         return text[:kept]

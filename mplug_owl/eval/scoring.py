@@ -10,9 +10,12 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 Z = 1.959963984540054  # of the normal distribution: 95% lie within
 DRAWS = 2_000
+SWAPS = 10_000
+EXACT = 14  # pairs: 2**14 ways are counted at once
 _ENDS = string.whitespace + ".,;:!?\"'`*()[]{}"
 _ARTICLES = ("a ", "an ", "the ")
 _NUMBERS = (
@@ -80,6 +83,13 @@ def difference(first: Sequence[float], second: Sequence[float], *, seed: int = 0
     return Interval(float(low), float(high))
 
 
+def interval(values: Sequence[float]) -> Interval:
+    """The 95% interval of a mean: Wilson's where each value is 0 or 1, else by bootstrap."""
+    if all(value in (0, 1) for value in values):
+        return wilson(sum(values) / max(len(values), 1), len(values))
+    return difference(values, [0.0] * len(values))
+
+
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     """The exact two-sided p that two sets of answers to the same questions are equally good."""
     only_first = sum(a and not b for a, b in zip(first, second, strict=True))
@@ -87,3 +97,35 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     n = only_first + only_second
     tail = sum(math.comb(n, k) for k in range(min(only_first, only_second) + 1)) / 2**n
     return min(1.0, 2 * tail)
+
+
+def swapped(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> float:
+    """The two-sided p that two sets of scores of the same examples are equally good, by permutation.
+
+    If they were, each pair might as well be the other way round. With few pairs that differ, all ways are counted.
+    """
+    paired = np.subtract(first, second, dtype=np.float64)
+    paired = paired[paired != 0]
+    if len(paired) <= EXACT:
+        ways = (np.arange(2 ** len(paired))[:, None] >> np.arange(len(paired))) & 1
+        return float(np.mean(_reaches((2 * ways - 1) @ paired, paired.sum())))
+    random = np.random.default_rng(seed)
+    sums = [paired @ (2 * random.integers(2, size=len(paired)) - 1) for _ in range(SWAPS)]
+    return float((1 + np.sum(_reaches(np.array(sums), paired.sum()))) / (1 + SWAPS))
+
+
+def _reaches(sums: NDArray[np.float64], seen: float) -> NDArray[np.bool_]:
+    reached: NDArray[np.bool_] = np.abs(sums) >= abs(seen) - 1e-9
+    return reached
+
+
+class PairedTest(NamedTuple):
+    name: str
+    p: float
+
+
+def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
+    """The test that fits scores of the same examples: McNemar's where each is 0 or 1, else a permutation."""
+    if all(value in (0, 1) for value in (*first, *second)):
+        return PairedTest("McNemar, exact", mcnemar([value == 1 for value in first], [value == 1 for value in second]))
+    return PairedTest("paired permutation", swapped(first, second))

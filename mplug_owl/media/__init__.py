@@ -6,8 +6,8 @@ elsewhere.
 """
 
 from mplug_owl.media.images import load_image
-from mplug_owl.media.limits import Limits
+from mplug_owl.media.limits import Limits, Tally
 from mplug_owl.media.source import TarMember
 from mplug_owl.media.videos import frame_indices, load_video
 
-__all__ = ["Limits", "TarMember", "frame_indices", "load_image", "load_video"]
+__all__ = ["Limits", "Tally", "TarMember", "frame_indices", "load_image", "load_video"]

@@ -29,6 +29,8 @@ def download(url: str, limits: Limits) -> bytes:
     for _ in range(_MAX_REDIRECTS + 1):
         try:
             answer = _get(hop, limits, deadline)
+        except DataError:
+            raise
         except (OSError, ValueError, http.client.HTTPException) as error:
             late = time.monotonic() > deadline
             reason = f"no answer within {limits.timeout} s" if late else error
@@ -44,7 +46,11 @@ def _get(url: str, limits: Limits, deadline: float) -> bytes | str:
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise DataError(f"{url[:200]!r} is no http(s) address")
+    if "@" in parts.netloc:
+        raise DataError(f"the address of {parts.hostname!r} holds a name or a password; expected one without")
     port = parts.port or (443 if parts.scheme == "https" else 80)
+    if port < 1024 and port not in (80, 443) and parts.hostname not in limits.trusted_hosts:
+        raise DataError(f"{url[:200]!r} is at port {port}, where other services live; expected 80, 443 or over 1023")
     # Connecting to the very address that was checked: a second look-up could say another one.
     address = _public_address(parts.hostname, port, limits)
     left = max(deadline - time.monotonic(), 0.01)
@@ -54,6 +60,8 @@ def _get(url: str, limits: Limits, deadline: float) -> bytes | str:
         closing(http.client.HTTPConnection(parts.hostname, port)) as connection,
         _clocked(link, left),
     ):
+        if isinstance(link, ssl.SSLSocket):
+            link.do_handshake()  # by the clock, as everything that is said
         connection.sock = link
         target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
         connection.request("GET", target, headers={"User-Agent": "mplug_owl", "Accept": "*/*"})
@@ -73,7 +81,8 @@ def _get(url: str, limits: Limits, deadline: float) -> bytes | str:
 def _secured(link: socket.socket, parts: urllib.parse.SplitResult) -> socket.socket:
     if parts.scheme == "http":
         return link
-    return ssl.create_default_context().wrap_socket(link, server_hostname=parts.hostname)
+    context = ssl.create_default_context()
+    return context.wrap_socket(link, server_hostname=parts.hostname, do_handshake_on_connect=False)
 
 
 @contextmanager
@@ -99,19 +108,23 @@ def _public_address(host: str, port: int, limits: Limits) -> str:
     """An address of `host`, all of whose addresses must be public unless it is trusted."""
     found: Sequence[Any] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [str(entry[4][0]) for entry in found]
-    if host not in limits.trusted_hosts:
-        private = [address for address in addresses if not _is_public(address)]
-        if private:
-            raise DataError(f"host {host!r} has the private address {private[0]}; it is not fetched")
+    if host not in limits.trusted_hosts and not all(map(_is_public, addresses)):
+        # Which address it is would tell strangers about the network behind this machine.
+        raise DataError(f"host {host!r} has a private address; it is not fetched")
     return addresses[0]
+
+
+_UNICAST = ipaddress.ip_network("2000::/3")
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 def _is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        # An IPv4 address in disguise is judged as what it is.
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if ip in ipaddress.ip_network("64:ff9b::/96"):
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        ip = inner or ip
+        if ip.ipv4_mapped or ip in _NAT64:
+            # An IPv4 address in disguise is judged as what it is.
+            ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        elif ip not in _UNICAST or ip.sixtofour or ip.teredo:
+            # Other disguises, and what routers of this network alone may know.
+            return False
     return ip.is_global and not ip.is_multicast

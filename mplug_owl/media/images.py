@@ -3,16 +3,17 @@
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any, Protocol, runtime_checkable
+from typing import IO, Any, Protocol, cast, runtime_checkable
 
 from PIL import Image, UnidentifiedImageError
 
 from mplug_owl.errors import DataError
-from mplug_owl.media.limits import USUAL, Limits, check_pixels
+from mplug_owl.media.limits import USUAL, Clocked, Limits, Tally, check_pixels
 from mplug_owl.media.source import named, read
 
-# Formats that Pillow decodes itself; others (EPS) would run programs.
-_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "ICO")
+# Formats that Pillow decodes itself, and whose header tells the size of what is decoded: EPS would run programs, an
+# icon holds pictures of other sizes than it says.
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF")
 
 
 @runtime_checkable
@@ -32,24 +33,27 @@ def in_memory(source: Any, limits: Limits = USUAL) -> Image.Image | None:
     return source
 
 
-def load_image(source: Any, limits: Limits = USUAL) -> Image.Image:
-    """A picture in its own mode, the first of an animation.
+def load_image(source: Any, limits: Limits = USUAL, tally: Tally | None = None) -> Image.Image:
+    """A picture in its own mode, the first of an animation; it counts on the tally, if there is one.
 
     Raises: DataError where the source cannot be had, is no picture, is damaged or too large.
     """
+    tally = tally or Tally(limits)
     if (made := in_memory(source, limits)) is not None:
+        tally.add(made.size, "image")
         return made
     name = named(source)
     with decoding(name):
-        image = open_image(io.BytesIO(read(source, limits)), limits, name)
-        animated = getattr(image, "n_frames", 1) > 1
+        image = open_image(Clocked(io.BytesIO(read(source, limits)), limits, name), limits, name)
+        tally.add(image.size, name)
+        animated = getattr(image, "is_animated", False)  # counting the frames would read all of the file
         image.load()
         return image.copy() if animated else image
 
 
-def open_image(stream: IO[bytes], limits: Limits, name: str) -> Image.Image:
+def open_image(stream: IO[bytes] | Clocked, limits: Limits, name: str) -> Image.Image:
     """The picture of a stream, its header read and its size checked."""
-    image = Image.open(stream, formats=_FORMATS)
+    image = Image.open(cast(IO[bytes], stream), formats=_FORMATS)
     check_pixels(image.size, limits, name)
     return image
 

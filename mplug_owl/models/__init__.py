@@ -23,6 +23,7 @@ from mplug_owl.models.abstractor import OwlAbstractor, OwlAbstractorConfig
 from mplug_owl.models.adapters import BASE, apply_adapter, read_base
 from mplug_owl.models.adaptive import AdaptiveLlamaConfig, AdaptiveLlamaModel
 from mplug_owl.models.checkpoint import read_config, resolve_folder
+from mplug_owl.models.connectors import MODELS as CONNECTOR_MODELS
 from mplug_owl.models.families import FAMILIES, Family, build, build_processor
 from mplug_owl.models.image_processor import OwlImageProcessorPil
 from mplug_owl.models.layouts import LAYOUTS
@@ -30,6 +31,8 @@ from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration, OwlMode
 from mplug_owl.models.processor import OwlProcessor
 from mplug_owl.models.published import ALIASES, PublishedProcessor, load_published, published_processor
 from mplug_owl.models.qwen1 import Qwen1Config, Qwen1Model
+from mplug_owl.models.towers import OwlTower, OwlTowerConfig
+from mplug_owl.models.twins import TWINS
 from mplug_owl.models.vision import OwlVisionConfig, OwlVisionModel
 
 __all__ = [
@@ -48,8 +51,10 @@ __all__ = [
 
 for _config, _model in (
     (OwlVisionConfig, OwlVisionModel),
-    (OwlAbstractorConfig, OwlAbstractor),
+    (OwlTowerConfig, OwlTower),
+    *CONNECTOR_MODELS.items(),
     (AdaptiveLlamaConfig, AdaptiveLlamaModel),
+    *TWINS,
     (Qwen1Config, Qwen1Model),
     (OwlConfig, OwlModel),
 ):
@@ -85,7 +90,7 @@ def load(
     if adapter is None and (Path(name_or_path) / BASE).is_file():
         name_or_path, adapter = read_base(name_or_path).name, name_or_path
     device, name = pick_device(device), str(name_or_path)
-    wanted = dtype if dtype == "auto" else _dtype(dtype)
+    wanted = dtype if dtype == "auto" else as_dtype(dtype)
     if name in FAMILIES and FAMILIES[name].weights is None:
         model, processor = build(name, dtype=torch.float32 if wanted == "auto" else wanted)
     else:
@@ -156,7 +161,7 @@ def pick_device(device: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _dtype(name: str | torch.dtype) -> torch.dtype:
+def as_dtype(name: str | torch.dtype) -> torch.dtype:
     if isinstance(name, torch.dtype):
         return name
     if name not in DTYPES:

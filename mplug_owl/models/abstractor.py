@@ -58,6 +58,19 @@ class OwlAbstractorConfig(PreTrainedConfig):
         if self.position_grid is not None and self.hidden_size % 4:
             raise ConfigError(f"position tables need a width divisible by 4, not hidden_size={self.hidden_size}")
 
+    @property
+    def input_size(self) -> int:
+        return self.hidden_size
+
+    @property
+    def positions(self) -> int:
+        """Positions of one image or video in the language model: the queries and the end of image."""
+        return self.num_queries + 1
+
+    @property
+    def summary(self) -> str:
+        return f"{self.num_hidden_layers} layers, {self.num_queries} queries"
+
 
 def sincos_rows(positions: Tensor, width: int) -> Tensor:
     """[len(positions), width] rows of sin then cos, at the usual geometric frequencies."""

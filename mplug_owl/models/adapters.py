@@ -68,7 +68,11 @@ def _config_hash(config: OwlConfig) -> str:
 def _set_fields(config: PreTrainedConfig) -> dict[str, Any]:
     """Fields that differ from their defaults, so that new ones in the library change nothing."""
     defaults = type(config)().to_dict()
-    return {key: value for key, value in config.to_dict().items() if key not in _NOISE and value != defaults.get(key)}
+    return {
+        key: _set_fields(getattr(config, key)) if key in config.sub_configs else value
+        for key, value in config.to_dict().items()
+        if key not in _NOISE and value != defaults.get(key)
+    }
 
 
 def write_base(base: Identity, folder: Path) -> None:

@@ -29,7 +29,7 @@ def resolve_folder(name_or_path: str | Path, **hub: Any) -> Path:
         raise CheckpointError(
             f"{name!r} is no folder; expected a model folder, a family name or a hub name 'owner/model'"
         )
-    patterns = ["*.json", "*.model", "*.tiktoken", "*.safetensors", "*.bin", "*.jinja"]
+    patterns = ["*.json", "*.model", "*.tiktoken", "*.safetensors", "*.bin", "*.jinja", "*.txt"]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, **hub))
     except Exception as error:  # the hub library raises a dozen kinds; all mean "not here"

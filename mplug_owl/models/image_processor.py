@@ -5,6 +5,7 @@ Everything is Pillow and numpy. This file samples no videos; frames come decoded
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,11 +18,13 @@ from transformers.processing_utils import ImagesKwargs
 
 from mplug_owl.errors import CheckpointError, ConfigError, RequestError, did_you_mean
 
+_COLOURS = ("image_mean", "image_std", "resample", "rescale_factor")
 MAX_INTERMEDIATE_PIXELS = 64_000_000  # an intermediate picture larger than this is never made
 
 
 class OwlImagesKwargs(ImagesKwargs, total=False):
     aspect: str
+    edge: int | None
 
 
 class OwlImageProcessorPil(PilBackend):
@@ -34,6 +37,8 @@ class OwlImageProcessorPil(PilBackend):
 
     valid_kwargs = OwlImagesKwargs
     aspect = "square"
+    edge: int | None = None
+    """What "crop" makes of the shortest edge, where that is more than the size."""
     size: ClassVar[dict[str, int]] = {"height": 224, "width": 224}
     resample = Image.Resampling.BICUBIC
     image_mean = OPENAI_CLIP_MEAN
@@ -53,14 +58,36 @@ class OwlImageProcessorPil(PilBackend):
         for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
             if not config.get(step, True):
                 raise CheckpointError(f"preprocessor_config.json has {step}=false; expected a CLIP image processor")
-        kept = {key: config[key] for key in ("image_mean", "image_std", "resample", "rescale_factor") if key in config}
+        kept = {key: config[key] for key in _COLOURS if key in config}
         return cls(size={"height": size, "width": size}, aspect=aspect, **kept)
+
+    @classmethod
+    def from_tower_config(cls, config: Mapping[str, Any], side: int | None = None) -> "OwlImageProcessorPil":
+        """The rule of any vision tower's image processor, for pictures of `side`, or of its own size.
+
+        Raises: CheckpointError where it does what no rule here does.
+        """
+        for step in ("do_resize", "do_rescale", "do_normalize"):
+            if not config.get(step, True):
+                raise CheckpointError(f"the image processor of the tower has {step}=false; expected one that does it")
+        crops, size = config.get("do_center_crop", "crop_size" in config), config.get("size")
+        edge = _edge(size or side or 224)
+        own = _edge(config["crop_size"]) if crops and config.get("crop_size") else edge
+        if not crops and isinstance(size, Mapping) and size.get("shortest_edge"):
+            raise CheckpointError(
+                "the image processor of the tower makes pictures that are no squares; expected a crop"
+            )
+        side = side or own
+        kept = {key: config[key] for key in _COLOURS if key in config}
+        wider = {"edge": round(edge * side / own)} if crops and edge != own else {}
+        return cls(size={"height": side, "width": side}, aspect="crop" if crops else "square", **wider, **kept)
 
     def _preprocess_image_like_inputs(
         self,
         images: Any,
         *args: Any,
         aspect: str,
+        edge: int | None = None,
         size: Any,
         resample: int,
         rescale_factor: float,
@@ -76,8 +103,9 @@ class OwlImageProcessorPil(PilBackend):
         mean, std = (np.asarray(values, np.float32) for values in (image_mean, image_std))
         tables = (levels - mean[:, None]) / std[:, None]
         pixels = np.empty((len(pictures), 3, size.height, size.width), np.float32)
+        rule = partial(_crop, edge=edge) if aspect == "crop" else _RULES[aspect]
         for image, channels in zip(pictures, pixels, strict=True):
-            picture = _RULES[aspect](_eight_bit(as_picture(image)), size.height, Image.Resampling(resample), image_mean)
+            picture = rule(_eight_bit(as_picture(image)), size.height, Image.Resampling(resample), image_mean)
             levels_XYC = np.asarray(picture)
             for channel, table in enumerate(tables):
                 np.take(table, levels_XYC[..., channel], out=channels[channel], mode="clip")
@@ -140,15 +168,19 @@ def _square(picture: Image.Image, size: int, resample: Image.Resampling, mean: A
     return scaled(picture, (size, size), resample).convert("RGB")
 
 
-def _crop(picture: Image.Image, size: int, resample: Image.Resampling, mean: Any) -> Image.Image:
+def _crop(
+    picture: Image.Image, size: int, resample: Image.Resampling, mean: Any, edge: int | None = None
+) -> Image.Image:
     picture = picture.convert("RGB")
     width, height = picture.size
     short, long = min(width, height), max(width, height)
-    resized = int(size * long / short)
-    if resized * size > MAX_INTERMEDIATE_PIXELS:
+    edge = edge or size
+    resized = int(edge * long / short)
+    if resized * edge > MAX_INTERMEDIATE_PIXELS:
+        short = short * size / edge
         left, top = (width - short) / 2, (height - short) / 2
         return picture.resize((size, size), resample, box=(left, top, left + short, top + short))
-    picture = scaled(picture, (size, resized) if width <= height else (resized, size), resample)
+    picture = scaled(picture, (edge, resized) if width <= height else (resized, edge), resample)
     left, top = (picture.width - size) // 2, (picture.height - size) // 2
     return picture.crop((left, top, left + size, top + size))
 
@@ -179,7 +211,7 @@ _RULES = {"square": _square, "crop": _crop, "pad": _pad, "resize": _resize}
 
 def _edge(size: Any) -> int:
     """The one number in a size, however it is written."""
-    values = set(size.values()) if isinstance(size, Mapping) else {size}
+    values = {value for value in size.values() if value is not None} if isinstance(size, Mapping) else {size}
     if len(values) != 1 or not isinstance(value := values.pop(), int):
         raise CheckpointError(f"preprocessor_config.json has the size {size!r}; expected one number, for a square")
     return value

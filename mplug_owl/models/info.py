@@ -7,7 +7,7 @@ or how good a model is, it does not know.
 import textwrap
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration
 from mplug_owl.models.processor import OwlProcessor
 from mplug_owl.models.published import open_published
 from mplug_owl.models.templates import FORMATS
+from mplug_owl.models.towers import OwlTowerConfig
 
 EXAMPLE = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is in the picture?"}]}]
 
@@ -92,7 +93,8 @@ def describe(name_or_path: str | Path) -> Card:
         row = FAMILIES[name]
         released = f"; released as {row.repository}" if row.repository else ""
         checkpoint = Checkpoint(row.weights) if row.is_trained else None
-        return _card(name, row.summary + released, row.config(), FORMATS[row.prompt].templates, checkpoint)
+        templates = FORMATS[row.prompt].templates
+        return _prompted(_card(name, row.summary + released, row.config(), templates, checkpoint), templates)
     if "/" not in name and not Path(name).exists():
         family(name)  # it knows what was meant
     folder = resolve_folder(name_or_path)
@@ -101,12 +103,24 @@ def describe(name_or_path: str | Path) -> Card:
     if kind in LAYOUTS:
         config, _, checkpoint, report = open_published(folder, raw)
         templates = FORMATS[report.layout].templates
-        return _card(name, f"published {report.layout} layout", config, templates, checkpoint, str(report))
+        return _prompted(
+            _card(name, f"published {report.layout} layout", config, templates, checkpoint, str(report)), templates
+        )
     if kind != OwlConfig.model_type:
         known = (OwlConfig.model_type, *LAYOUTS)
         raise CheckpointError(f"{folder} is no owl: model_type {kind!r}{did_you_mean(kind, known)}")
-    templates = OwlProcessor.from_pretrained(folder).chat_template
-    return _card(name, "native layout", OwlConfig.from_pretrained(folder), templates, Checkpoint(folder))
+    processor = OwlProcessor.from_pretrained(folder)
+    prompt, _ = processor.render(EXAMPLE, add_generation_prompt=True)
+    card = _card(name, "native layout", OwlConfig.from_pretrained(folder), processor.templates, Checkpoint(folder))
+    return replace(card, prompt=prompt)
+
+
+def _prompted(card: Card, templates: Mapping[str, str]) -> Card:
+    """The card with the prompt of a format whose tokenizer is not here."""
+    prompts, _ = render_jinja_template(
+        conversations=[EXAMPLE], chat_template=templates["default"], add_generation_prompt=True
+    )
+    return replace(card, prompt=prompts[0])
 
 
 def _card(
@@ -117,13 +131,11 @@ def _card(
     checkpoint: Checkpoint | None = None,
     report: str | None = None,
 ) -> Card:
+    """All but the prompt."""
     with torch.device("meta"):
         model = OwlForConditionalGeneration(config)
         model.tie_weights()
     modules = _modules(model)
-    prompts, _ = render_jinja_template(
-        conversations=[EXAMPLE], chat_template=templates["default"], add_generation_prompt=True
-    )
     rows = config.media_length
     frame, counted = rows, f"{rows} positions a frame: each sampled frame counts as an image"
     if config.vision_config.temporal:
@@ -140,7 +152,7 @@ def _card(
         positions_per_frame=frame,
         video=counted,
         templates=sorted(templates),
-        prompt=prompts[0],
+        prompt="",
         report=report,
     )
 
@@ -151,8 +163,9 @@ def _modules(model: OwlForConditionalGeneration) -> list[ModuleCard]:
     owl, decoder = model.model, type(text).__name__.removesuffix("Config")
     time = ", temporal" if vision.temporal else ""
     head = "" if config.tie_word_embeddings else "; head"
-    f_v = f"{vision.num_hidden_layers} layers, {vision.hidden_size} wide, {vision.num_tokens} tokens{time}"
-    f_k = f"{abstractor.num_hidden_layers} layers, {abstractor.num_queries} queries{time}"
+    tower = f"{vision.tower_config.model_type}, {vision.features} of " if isinstance(vision, OwlTowerConfig) else ""
+    f_v = f"{tower}{vision.num_hidden_layers} layers, {vision.hidden_size} wide, {vision.num_tokens} tokens{time}"
+    f_k = f"{abstractor.summary}{time}"
     f_l = f"{decoder}, {text.num_hidden_layers} layers, {text.hidden_size} wide, {text.vocab_size} words{head}"
     language = {*owl.language_model.parameters(), *model.lm_head.parameters()}  # a tied head is counted once
     return [

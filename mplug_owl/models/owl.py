@@ -13,7 +13,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, BloomConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
@@ -22,20 +22,22 @@ from transformers.utils import torch_compilable_check
 from transformers.utils.generic import can_return_tuple
 
 from mplug_owl.errors import CheckpointError, ConfigError, RequestError
-from mplug_owl.models.abstractor import OwlAbstractor, OwlAbstractorConfig
 from mplug_owl.models.bloom import OwlBloomModel
+from mplug_owl.models.connectors import connector
+from mplug_owl.models.decoders import language_model
 from mplug_owl.models.generation import OwlGenerationMixin
 from mplug_owl.models.loss import IGNORED, token_loss
 from mplug_owl.models.masks import as_attention_takes
-from mplug_owl.models.vision import OwlVisionConfig, OwlVisionModel
+from mplug_owl.models.towers import OwlTower, OwlTowerConfig
+from mplug_owl.models.vision import OwlVisionModel
 
 
 @strict
 class OwlConfig(PreTrainedConfig):
     model_type = "mplug_owl"
     sub_configs_defaults = {
-        "vision_config": SubConfigSpec(config_class=OwlVisionConfig),
-        "abstractor_config": SubConfigSpec(config_class=OwlAbstractorConfig),
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="mplug_owl_vision"),
+        "abstractor_config": SubConfigSpec(config_class=AutoConfig, model_type="mplug_owl_abstractor"),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
     }
 
@@ -58,29 +60,31 @@ class OwlConfig(PreTrainedConfig):
             self.video_token_id = self.text_config.vocab_size + 1
 
     def check_fit(self) -> None:
-        """The three modules must meet: widths, and the patch grid the position tables are for."""
+        """The three modules must meet: widths, tokens, and the patch grid the position tables are for."""
         vision, abstractor, text = self.vision_config, self.abstractor_config, self.text_config
+        entry = "hidden_size" if abstractor.model_type == "mplug_owl_abstractor" else "input_size"
         meetings = [
-            ("abstractor hidden_size", abstractor.hidden_size, "vision hidden_size", vision.hidden_size),
+            (f"abstractor {entry}", abstractor.input_size, "vision hidden_size", vision.hidden_size),
             ("abstractor output_size", abstractor.output_size, "text hidden_size", text.hidden_size),
         ]
-        if abstractor.position_grid is not None:
+        if getattr(abstractor, "position_grid", None) is not None:
             side = abstractor.position_grid
             meetings.append(("abstractor position_grid", side, "image_size / patch_size", vision.grid))
+        if hasattr(abstractor, "num_tokens"):
+            meetings.append(("connector num_tokens", abstractor.num_tokens, "vision num_tokens", vision.num_tokens))
         for name, value, other, expected in meetings:
             if value != expected:
                 raise ConfigError(f"{name}={value} does not fit {other}={expected}: make them equal")
 
     @property
     def media_length(self) -> int:
-        """Positions of one image in the language model: the queries and the end of image."""
-        return self.abstractor_config.num_queries + 1
+        """Positions of one image in the language model, such as the queries and the end of image."""
+        return self.abstractor_config.positions
 
 
-def language_model(config: PreTrainedConfig) -> PreTrainedModel:
-    if isinstance(config, BloomConfig):
-        return OwlBloomModel(config)
-    return AutoModel.from_config(config)
+def vision_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """f_V: the ViT of the papers, or a tower from elsewhere."""
+    return OwlTower(config) if isinstance(config, OwlTowerConfig) else OwlVisionModel(config)
 
 
 class OwlPreTrainedModel(PreTrainedModel):
@@ -101,8 +105,8 @@ class OwlModel(OwlPreTrainedModel):
 
     def __init__(self, config: OwlConfig) -> None:
         super().__init__(config)
-        self.vision = OwlVisionModel(config.vision_config)
-        self.abstractor = OwlAbstractor(config.abstractor_config)
+        self.vision = vision_model(config.vision_config)
+        self.abstractor = connector(config.abstractor_config)
         self.language_model = language_model(config.text_config)
         self.post_init()
 

@@ -2,8 +2,9 @@
 
 f_V may come from a CLIPVisionModel folder and f_L from a LlamaForCausalLM (or BloomForCausalLM) folder, each with its
 own sizes; the visual branch of a modality-adaptive decoder starts as a copy of its text branch. What no part brings
-starts random, from a seed. An owl can also move to another picture size or number of queries, and gain or lose the
-visual branch. What is trained from here on is not known here.
+starts random, from a seed. With a connector, an owl is put together from any tower and decoder (`built.py`). An owl
+can also move to another picture size or number of queries, and gain or lose the visual branch. What is trained from
+here on is not known here.
 """
 
 import copy
@@ -18,19 +19,22 @@ from transformers import AutoConfig, BloomConfig, CLIPVisionConfig, LlamaConfig,
 from mplug_owl.errors import CheckpointError, ConfigError
 from mplug_owl.models.abstractor import OwlAbstractor, OwlAbstractorConfig, compute_tables
 from mplug_owl.models.adapters import BASE
-from mplug_owl.models.adaptive import AdaptiveLlamaConfig
+from mplug_owl.models.built import build as build_owl
+from mplug_owl.models.built import spoken
 from mplug_owl.models.checkpoint import Checkpoint, read_config, resolve_folder
+from mplug_owl.models.decoders import branched, fields_of
 from mplug_owl.models.families import family as find_family
 from mplug_owl.models.families import make_processor
 from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration
 from mplug_owl.models.processor import OwlProcessor
+from mplug_owl.models.slots import Slots
+from mplug_owl.models.slots import configuration as built_configuration
 from mplug_owl.models.tokenizers import bloom_tokenizer, llama_tokenizer
 from mplug_owl.models.vision import OwlVisionConfig, OwlVisionModel
 
 # Everything else about a ViT is the family's: picture size, temporal branch, position tables.
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "patch_size")
 _FROM_CLIP = (*_SIZES, "hidden_act", "layer_norm_eps")
-_OF_THE_FILE = {"model_type", "architectures", "transformers_version", "dtype", "_name_or_path"}
 _CLIP_NAMES = {
     "layers.": "encoder.layers.",
     "cls_token": "class_embedding",
@@ -49,34 +53,32 @@ def assemble(
     start: str | Path | None = None,
     vision: str | Path | None = None,
     language: str | Path | None = None,
+    connector: str | None = None,
+    features: str | None = None,
+    cls: bool | None = None,
     image_size: int | None = None,
     queries: int | None = None,
     adaptive: bool | None = None,
     seed: int = 0,
     dtype: torch.dtype | str = "auto",
 ) -> tuple[OwlForConditionalGeneration, OwlProcessor]:
-    """The owl a run starts from, on the CPU: `start`, or `family` with the parts that are given.
+    """The owl a run starts from, on the CPU: `start`, or `family` with the parts that are given, or, with a
+    `connector`, the parts alone.
 
     `dtype="auto"` keeps the dtype of `start`, and is float32 otherwise.
     """
     if start is not None:
-        if vision is not None or language is not None:
+        if vision is not None or language is not None or connector is not None:
             raise ConfigError(
                 f"start={str(start)!r} and a part are both given: start from a whole owl or put one together from parts"
             )
-        if (Path(start) / BASE).is_file():
-            raise ConfigError(
-                f"init.start={str(start)!r} is an adapter; merge it into its base and start from "
-                f"the result: owl merge {start} OUT"
-            )
-        from mplug_owl.models import load  # it opens any owl, and stands above this file
-
-        model, processor = load(start, device="cpu", dtype=dtype)
-        if image_size is not None:
-            resize(model, processor, image_size)
-        if queries is not None:
-            ask_anew(model, processor, queries, seed)
+        model, processor = _from(start, image_size, queries, seed, dtype)
         return (model if adaptive is None else branch(model, adaptive)), processor
+    if connector is not None:
+        if vision is None or language is None:
+            raise ConfigError(f"connector={connector!r} stands between two parts: give vision and language")
+        slots = Slots(vision, connector, language, bool(adaptive), queries, features, cls, image_size)
+        return build_owl(slots, seed=seed, dtype=dtype)
     row = find_family(family)
     if language is None and row.repository is not None:
         raise ConfigError(
@@ -100,16 +102,44 @@ def assemble(
     return model.eval(), make_processor(config, tokenizer, row.prompt, row.aspect)
 
 
+def _from(
+    start: str | Path, image_size: int | None, queries: int | None, seed: int, dtype: torch.dtype | str
+) -> tuple[OwlForConditionalGeneration, OwlProcessor]:
+    """An owl that exists, moved to that picture size and number of queries."""
+    if (Path(start) / BASE).is_file():
+        raise ConfigError(
+            f"init.start={str(start)!r} is an adapter; merge it into its base and start from "
+            f"the result: owl merge {start} OUT"
+        )
+    from mplug_owl.models import load  # it opens any owl, and stands above this file
+
+    model, processor = load(start, device="cpu", dtype=dtype)
+    if image_size is not None:
+        resize(model, processor, image_size)
+    if queries is not None:
+        ask_anew(model, processor, queries, seed)
+    return model, processor
+
+
 def configuration(
     family: str,
     *,
     vision: str | Path | None = None,
     language: str | Path | None = None,
+    connector: str | None = None,
+    features: str | None = None,
+    cls: bool | None = None,
     image_size: int | None = None,
     queries: int | None = None,
     adaptive: bool | None = None,
 ) -> OwlConfig:
-    """The configuration of `family` with the sizes of the parts; reads no weights."""
+    """The configuration of `family` with the sizes of the parts, or of the parts around a `connector`; reads no
+    weights.
+    """
+    if connector is not None and vision is not None and language is not None:
+        return built_configuration(
+            Slots(vision, connector, language, bool(adaptive), queries, features, cls, image_size)
+        )
     config = find_family(family).config()
     f_v, f_k, f_l = config.vision_config, config.abstractor_config, config.text_config
     if vision is not None:
@@ -134,6 +164,15 @@ def configuration(
 
 def change(f_v: OwlVisionConfig, f_k: OwlAbstractorConfig, image_size: int | None, queries: int | None) -> None:
     """Set what is given, in place, and check that it fits."""
+    wished = {"image_size": (image_size, f_v, OwlVisionConfig), "queries": (queries, f_k, OwlAbstractorConfig)}
+    for name, (value, part, kind) in wished.items():
+        if value is not None and not isinstance(part, kind):
+            raise ConfigError(
+                f"{name}={value}: an owl put together with a {part.model_type} keeps what it was built with; build it "
+                f"with another {name}"
+            )
+    if not isinstance(f_v, OwlVisionConfig) or not isinstance(f_k, OwlAbstractorConfig):
+        return
     if image_size is not None:
         f_v.image_size = image_size
     _check_grid(f_v)
@@ -145,17 +184,6 @@ def change(f_v: OwlVisionConfig, f_k: OwlAbstractorConfig, image_size: int | Non
         f_k.num_queries = queries
 
 
-def branched(f_l: PreTrainedConfig, adaptive: bool) -> PreTrainedConfig:
-    """The configuration of the same decoder with a visual branch, or without."""
-    if type(f_l) not in (LlamaConfig, AdaptiveLlamaConfig):
-        raise ConfigError(
-            f"adaptive={adaptive}: a decoder of kind {f_l.model_type!r} keeps the branches it has; "
-            "take a Llama, or leave init.adaptive out"
-        )
-    kind = AdaptiveLlamaConfig if adaptive else LlamaConfig
-    return kind(**{name: value for name, value in f_l.to_dict().items() if name not in _OF_THE_FILE})
-
-
 def _text_config(folder: Path, wanted: PreTrainedConfig) -> PreTrainedConfig:
     """The settings of the source as a configuration of the kind the family wants."""
     kind = next((base.model_type for base in (LlamaConfig, BloomConfig) if isinstance(wanted, base)), None)
@@ -164,8 +192,7 @@ def _text_config(folder: Path, wanted: PreTrainedConfig) -> PreTrainedConfig:
             f"a language model of kind {wanted.model_type!r} cannot be put together from parts; give init.start"
         )
     _expect_kind(folder, (kind,), "init.language", f"{kind.capitalize()}ForCausalLM")
-    said = AutoConfig.from_pretrained(folder).to_dict()
-    fields = {name: value for name, value in said.items() if name not in _OF_THE_FILE}
+    fields = fields_of(AutoConfig.from_pretrained(folder))
     if fields.get("pad_token_id") is None:
         fields["pad_token_id"] = wanted.pad_token_id
     return type(wanted)(**fields)
@@ -280,6 +307,8 @@ def resize(model: OwlForConditionalGeneration, processor: OwlProcessor, image_si
     vision, abstractor = model.config.vision_config, model.config.abstractor_config
     if image_size == vision.image_size:
         return
+    if not isinstance(abstractor, OwlAbstractorConfig):
+        raise ConfigError(f"image_size={image_size}: a {abstractor.model_type} counts its tokens; build it anew")
     change(vision, abstractor, image_size, None)
     embeddings = model.model.vision.embeddings
     if vision.use_cls_token:  # a table without cls is resampled in every forward
@@ -298,7 +327,7 @@ def ask_anew(model: OwlForConditionalGeneration, processor: OwlProcessor, querie
     others.
     """
     vision, abstractor = model.config.vision_config, model.config.abstractor_config
-    if queries == abstractor.num_queries:
+    if queries == getattr(abstractor, "num_queries", None):
         return
     change(vision, abstractor, None, queries)
     with torch.random.fork_rng(devices=[]):
@@ -310,15 +339,12 @@ def ask_anew(model: OwlForConditionalGeneration, processor: OwlProcessor, querie
 def branch(model: OwlForConditionalGeneration, adaptive: bool) -> OwlForConditionalGeneration:
     """The same owl with a visual branch in its decoder, at first a copy of the text branch; or without one."""
     text = model.config.text_config
-    if isinstance(text, AdaptiveLlamaConfig) == adaptive:
+    if (wanted := branched(text, adaptive)) is text:
         return model
     config = copy.deepcopy(model.config)
-    config.text_config = branched(text, adaptive)
-    with torch.device("meta"):
-        wanted = OwlForConditionalGeneration(config).state_dict()
-    if config.tie_word_embeddings:
-        del wanted["lm_head.weight"]
+    config.text_config = wanted
     had = model.state_dict()
-    tensors = {name: had[name if name in had else name.replace("visual_", "")].clone() for name in wanted}
+    seen = {name: tensor for name, tensor in had.items() if name.startswith(("model.vision.", "model.abstractor."))}
+    tensors = {name: tensor.clone() for name, tensor in (seen | spoken(config, had)).items()}
     made = OwlForConditionalGeneration.from_pretrained(None, config=config, state_dict=tensors, dtype=model.dtype)
     return made.eval()

@@ -16,6 +16,7 @@ from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from mplug_owl.errors import RequestError, did_you_mean
+from mplug_owl.models import foreign
 from mplug_owl.models.batching import arranged, filled
 from mplug_owl.models.image_processor import OwlImageProcessorPil
 from mplug_owl.models.templates import END, carried_media, plain_messages, prompt_format
@@ -43,10 +44,12 @@ class OwlProcessor(ProcessorMixin):
         answer_marker: str | None = None,
         answer_end: str = END,
         system: str | None = None,
+        own_template: bool = True,
         chat_template: str | dict[str, str] | None = None,
     ) -> None:
         """`media_length` positions stand for a picture, and for a video or each of its frames; `num_frames` are
-        sampled from a video; `system` replaces the format's system sentence.
+        sampled from a video; `system` replaces the format's system sentence. Without `own_template` the templates are
+        those of the language model, which take text alone and mark no answers.
         """
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         self.image_token = image_token
@@ -61,6 +64,7 @@ class OwlProcessor(ProcessorMixin):
         self.answer_marker = answer_marker
         self.answer_end = answer_end
         self.system = system
+        self.own_template = own_template
 
     @classmethod
     def for_format(
@@ -129,6 +133,8 @@ class OwlProcessor(ProcessorMixin):
         if self.system is not None:
             variables.setdefault("system", self.system)
         plain = plain_messages(messages)
+        if source is not None and not self.own_template:
+            return self._render_foreign(plain, source, add_generation_prompt, continue_final_message, **variables)
         with _RENDERING:
             texts, spans = render_jinja_template(
                 [plain],
@@ -139,6 +145,18 @@ class OwlProcessor(ProcessorMixin):
                 **variables,
             )
         return texts[0], [(start, min(end, len(texts[0]))) for start, end in spans[0]]
+
+    def _render_foreign(
+        self, plain: list[dict[str, Any]], template: str, prompted: bool, continued: bool, system: str | None = None
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """`render` where the template is the language model's own."""
+        messages = foreign.flat(plain, {"image": self.image_token, "video": self.video_token})
+        if system is not None and (not messages or messages[0]["role"] != "system"):
+            messages.insert(0, {"role": "system", "content": system})
+        words = {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()}
+        return foreign.render(
+            messages, template, words, add_generation_prompt=prompted, continue_final_message=continued
+        )
 
     def placeholders(self, text: str) -> list[str]:
         """The media a prompt asks for in reading order, each "image" or "video"."""

@@ -30,6 +30,10 @@ V0_SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the human's questions."
 )
+MINIGPT4_SYSTEM = (
+    "Give the following image: <Img>ImageContent</Img>. You will be able to see the image once I provide it to you. "
+    "Please answer my questions."
+)
 END = "</s>"  # ends an answer in every format; ordinary text to a tokenizer that has no such token
 VIDEO = "<|video|>"
 
@@ -110,6 +114,7 @@ def _owl(system: str, *, prompt: str = "AI: ", end: str = "") -> str:
 def _owl2(
     system: str = "",
     *,
+    image: str = "<|image|>",
     roles: tuple[str, str] = ("USER", "ASSISTANT"),
     sep: str = " ",
     end: str = END,
@@ -128,7 +133,7 @@ def _owl2(
     )
     user = moved if media_first else "{{- inline(message.content) -}}"
     return _joined(
-        _opening("<|image|>", system),
+        _opening(image, system),
         "{%- set ns = namespace(sep='" + sep + "' if head else '') -%}",
         "{{- head -}}",
         "{%- for message in turns -%}",
@@ -191,6 +196,42 @@ FORMATS: Mapping[str, PromptFormat] = {
         image_token="<|image|>", bos="none", pad="pad_token", templates={"default": _owlet(), "training": _owlet()}
     ),
 }
+
+
+IMAGE = "<image>"  # the placeholder of owls whose language model knows none
+
+
+def llava_templates(end: str = END) -> dict[str, str]:
+    """LLaVA-1.5's format, also for a language model without one of its own: `USER: <image>\\ntext ASSISTANT: text`."""
+    said = _owl2(VICUNA_SYSTEM, image=IMAGE, end=end, media_first=True)
+    return {"default": said, "training": said}
+
+
+def minigpt4_templates() -> dict[str, str]:
+    """MiniGPT-4's: `###Human: <Img><image></Img> text###Assistant: text###`."""
+    said = _owl2(MINIGPT4_SYSTEM, image=f"<Img>{IMAGE}</Img> ", roles=("Human", "Assistant"), sep="###", end="###")
+    return {"default": said, "training": said}
+
+
+def question_templates() -> dict[str, str]:
+    """BLIP-2's with OPT: `<image></s>Question: text Answer: text` and a new line; pictures precede the first token."""
+    texts, media = (
+        f"inline(parts | {pick}('type', 'equalto', 'text') | list)" for pick in ("selectattr", "rejectattr")
+    )
+    said = _joined(
+        _opening(IMAGE, ""),
+        "{{- head -}}",
+        "{%- for message in turns -%}",
+        "{%- if message.role == 'user' -%}",
+        "{%- set parts = [] if message.content is string else message.content -%}",
+        "{%- set asked = message.content if message.content is string else " + texts + " -%}",
+        "{{- " + media + " + '</s>Question: ' + asked + ' Answer:' -}}",
+        "{%- elif message.role == 'assistant' -%}",
+        "{%- generation -%}{{ ' ' + inline(message.content) + '\\n' }}{%- endgeneration -%}",
+        "{%- endif -%}",
+        "{%- endfor -%}",
+    )
+    return {"default": said, "training": said}
 
 
 def prompt_format(name: str) -> PromptFormat:

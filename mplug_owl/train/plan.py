@@ -30,6 +30,7 @@ from mplug_owl.train.recipe import MODULES, Init, Recipe
 from mplug_owl.train.rehearsal import PARTS, Shape, Trace, Work, rehearse
 from mplug_owl.train.residents import residents, shards
 
+PARTS_OF_INIT = ("vision", "language", "connector", "features", "cls", "image_size", "queries", "adaptive")
 OPTIMIZER_TRAFFIC = 7  # words AdamW moves per parameter: reads weight, gradient and two moments
 
 
@@ -196,10 +197,11 @@ def _assumed(init: Init) -> str | None:
 def _configuration(init: Init) -> OwlConfig:
     """What `init` will give, from the configuration files that are here."""
     absent: dict[str, Any] = dict.fromkeys(_absent(init))
+    if init.connector is not None and absent:  # half of an owl is no owl
+        absent = dict.fromkeys(("vision", "language", "connector", "features", "cls"))
     init = replace(init, **absent)
     if init.start is None:
-        named = {field: getattr(init, field) for field in ("vision", "language", "image_size", "queries", "adaptive")}
-        return parts.configuration(init.family, **named)
+        return parts.configuration(init.family, **{field: getattr(init, field) for field in PARTS_OF_INIT})
     folder = Path(init.start)
     raw = read_config(folder)
     native = raw["model_type"] == OwlConfig.model_type

@@ -25,22 +25,42 @@ class Init:
     start: str | None = None
     """A whole owl to go on from: a folder, a hub name, or the result of an earlier stage."""
     vision: str | None = None
-    """A Transformers CLIPVisionModel folder for f_V."""
+    """A Transformers CLIPVisionModel folder for f_V; with a connector, any vision tower."""
     language: str | None = None
-    """A Transformers LlamaForCausalLM folder for f_L, with its tokenizer."""
+    """A Transformers LlamaForCausalLM folder for f_L, with its tokenizer; with a connector, any Llama-like decoder."""
+    connector: Literal["abstractor", "linear", "mlp", "q-former", "resampler"] | None = None
+    """Puts an owl together from `vision` and `language`, with this between them; `family` is then not asked."""
+    features: Literal["last", "penultimate"] | None = None
+    """Layer of the tower that a connector reads; the penultimate one for linear and mlp unless given."""
+    cls: bool | None = None
+    """Whether a connector sees the cls token; all but linear and mlp do unless told."""
     image_size: int | None = None
     """Side of the pictures, where it is not that of the family or of `start`."""
     queries: int | None = None
     """Learned queries of f_K, where they are not as many as in the family or in `start`; f_K then starts random."""
     adaptive: bool | None = None
-    """Give a Llama decoder a visual branch (a copy of its text branch) or take it away; None leaves it as it is."""
+    """Give a Llama-like decoder a visual branch (a copy of its text branch) or take it away; None leaves it as it
+    is.
+    """
 
     def __post_init__(self) -> None:
-        for name in ("vision", "language"):
+        for name in ("vision", "language", "connector"):
             if self.start is not None and getattr(self, name) is not None:
                 raise ConfigError(
                     f"init.start={self.start!r} and init.{name}={getattr(self, name)!r} are both "
                     "given: start from a whole owl or put one together from parts"
+                )
+        absent = [name for name in ("vision", "language") if getattr(self, name) is None]
+        if self.connector is not None and absent:
+            raise ConfigError(
+                f"init.connector={self.connector!r} is given, but not init.{absent[0]}: a connector stands between two "
+                "parts, give both"
+            )
+        for name in ("features", "cls"):
+            if self.connector is None and getattr(self, name) is not None:
+                raise ConfigError(
+                    f"init.{name}={getattr(self, name)!r} is given without init.connector: only an owl put together "
+                    "from a tower and a decoder has that choice"
                 )
 
 
@@ -206,7 +226,7 @@ class Recipe:
             )
         if "lora" in self.train and "language" in self.train:
             raise ConfigError("train.lora and train.language are both given: train one of them")
-        changes = ("vision", "language", "image_size", "queries", "adaptive")
+        changes = ("vision", "language", "connector", "image_size", "queries", "adaptive")
         made = [name for name in changes if getattr(self.init, name) is not None]
         if self.lora is not None and made:
             raise ConfigError(

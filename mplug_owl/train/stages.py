@@ -16,7 +16,7 @@ from mplug_owl.models.owl import OwlForConditionalGeneration
 from mplug_owl.train import lora
 from mplug_owl.train.recipe import MODULES, Recipe
 
-_LAYER = re.compile(r"\.(?:layers|h)\.(\d+)\.")
+_LAYER = re.compile(r"\.(?:layers?|h)\.(\d+)\.")
 _INPUTS = ("embeddings.", "embed_tokens.", "word_embeddings", "query_tokens")
 
 

@@ -1,4 +1,4 @@
-"""The tasks by name; each is a module of this package. `open_task` makes one with its settings."""
+"""The tasks by name; each is a class in a module of this package. `open_task` makes one with its settings."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,9 +6,27 @@ from typing import Any
 
 from mplug_owl.errors import EvalError, did_you_mean
 from mplug_owl.eval.task import Task
+from mplug_owl.eval.tasks.captioning import CocoCaptions, FlickrCaptions
+from mplug_owl.eval.tasks.choices import MMBench, QBench, ScienceQA, SeedBench
+from mplug_owl.eval.tasks.egoschema import EgoSchema
+from mplug_owl.eval.tasks.exams import AgiEval, ArcChallenge, ArcEasy, Bbh, Mmlu
+from mplug_owl.eval.tasks.free import Gqa, MmVet, MsrvttQa, MsvdQa, TgifQa, VicunaBench
+from mplug_owl.eval.tasks.hallusionbench import HallusionBench
+from mplug_owl.eval.tasks.mmmu import Mmmu
+from mplug_owl.eval.tasks.owleval import OwlEvalTask
+from mplug_owl.eval.tasks.reading import Chartqa, Docvqa, Infovqa
+from mplug_owl.eval.tasks.vqa import Okvqa, Textvqa, Vizwiz, Vqav2
 from mplug_owl.eval.tasks.world import WorldTask
+from mplug_owl.eval.tasks.yesno import Mme, Pope
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (WorldTask,)}
+TASKS: dict[str, type[Task]] = {
+    task.name: task
+    for task in (
+        *(WorldTask, OwlEvalTask, Vqav2, Okvqa, Vizwiz, Textvqa, Docvqa, Infovqa, Chartqa, Mme, Pope, HallusionBench),
+        *(MMBench, ScienceQA, Mmmu, CocoCaptions, FlickrCaptions, EgoSchema, Bbh, AgiEval, VicunaBench),
+        *(Gqa, SeedBench, QBench, MmVet, MsvdQa, MsrvttQa, TgifQa, Mmlu, ArcChallenge, ArcEasy),
+    )
+}
 
 
 def open_task(name: str, settings: Mapping[str, Any]) -> Task:

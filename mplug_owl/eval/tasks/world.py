@@ -6,7 +6,7 @@ an owl (`world_skills.py`).
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 from PIL import Image
 
@@ -29,10 +29,10 @@ GREY = (128, 128, 128)
 
 @dataclass(frozen=True)
 class WorldTask(Task):
-    name: ClassVar[str] = "world"
-    about: ClassVar[str] = "the drawn world's held-out scenes, skill by skill, beside grey and strange pictures"
-    needs: ClassVar[str] = "nothing: drawn when asked"
-    max_new_tokens: ClassVar[int] = 64
+    name = "world"
+    about = "the drawn world's held-out scenes, skill by skill, beside grey and strange pictures"
+    needs = "nothing: drawn when asked"
+    max_new_tokens = 64
 
     skills: tuple[str, ...] = SKILLS
     count: int = 500
@@ -67,7 +67,8 @@ class WorldTask(Task):
 
     def aggregate(self, records: Sequence[Record]) -> list[Table]:
         own = [record for record in records if record.example.meta["control"] is None]
-        skills = [row(skill, [r for r in records if r.example.meta["skill"] == skill]) for skill in self.skills]
+        of_skills = [(skill, [r for r in records if r.example.meta["skill"] == skill]) for skill in self.skills]
+        skills = [row(skill, found) for skill, found in of_skills if found]  # a limit may leave none of a skill
         abilities = [(name, [r for r in own if name in r.example.meta["abilities"]]) for name in ABILITIES]
         return [
             Table("skills", (*skills, mean("all", own)), verdict(skills)),
@@ -88,7 +89,8 @@ def _example(skill: str, number: int, talk: Talk) -> Example:
         "abilities": list(question.abilities),
         "looks": scene is not None and question.needs_picture,
     }
-    return Example(f"{skill}/{number}", talk.messages[:-1], (question.answer, *question.accept), meta)
+    name = f"{skill}/{number}"
+    return Example(name, talk.messages[:-1], (question.answer, *question.accept), meta, group=name)
 
 
 def _drawings(part: ImagePart | VideoPart) -> list[Drawing]:
