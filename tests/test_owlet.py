@@ -14,6 +14,7 @@ import test_generate
 import test_owl
 from mplug_owl import cli, load, models
 from mplug_owl.data.encode import encode
+from mplug_owl.engine.public import Owl
 from mplug_owl.errors import CheckpointError
 from mplug_owl.messages import ImagePart, Message, TextPart, chat_dicts
 from mplug_owl.models.families import FAMILIES, build, build_processor
@@ -22,8 +23,9 @@ from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration
 from mplug_owl.models.parts import assemble
 from mplug_owl.models.templates import FORMATS
 from mplug_owl.models.tokenizers import OWLET_WORDS, owlet_tokenizer, train_tokenizer
-from mplug_owl.world import vocabulary
+from mplug_owl.world import sets, vocabulary
 from mplug_owl.world.chance import SPLITS
+from mplug_owl.world.scene import SKILLS
 from mplug_owl.world.words import real_words
 from owls import Rows, random_owl
 
@@ -253,3 +255,27 @@ def test_the_shipped_weights_are_those_of_the_family() -> None:
     assert processor.tokenizer.backend_tokenizer.to_str() == owlet_tokenizer().backend_tokenizer.to_str()
     assert sum(path.stat().st_size for path in FAMILIES["owlet"].weights.iterdir()) <= 25_000_000
     assert sum(Rows(model).pixels().shape) == 3 + 2 * config.vision_config.image_size
+
+
+@pytest.mark.skipif(not FAMILIES["owlet"].is_trained, reason="no weights of the owlet here")
+def test_its_answers_are_those_of_generate() -> None:
+    """Many at once, of all kinds and lengths, and further turns on what is in the cache already."""
+    owl = load("owlet", device="cpu", dtype="float32")
+    asked = [list(talk.messages) for skill in SKILLS for talk in sets.examples(skill, 2)]
+    first = [conversation[:1] for conversation in asked]
+    said = list(owl.answers(first, max_new_tokens=12))
+    assert said == [generated(owl, conversation) for conversation in first]
+    assert len(set(said)) > 5
+    longer = [
+        [*conversation, Message("assistant", (TextPart(answer),)), Message("user", (TextPart("And how many?"),))]
+        for conversation, answer in zip(first, said, strict=True)
+    ]
+    assert list(owl.answers(longer, max_new_tokens=12)) == [generated(owl, talk) for talk in longer]
+    assert owl.engine.counts["positions_reused"] > 0
+
+
+def generated(owl: Owl, messages: list[Message]) -> str:
+    inputs = owl.prepare(messages)
+    with torch.inference_mode():
+        ids = owl.model.generate(**inputs, max_new_tokens=12, do_sample=False)
+    return owl.processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
