@@ -8,6 +8,7 @@ from typing import Literal
 
 from mplug_owl.media import TarMember
 from mplug_owl.messages import Message
+from mplug_owl.world.scene import Place
 
 __all__ = ["Conversation", "Kind", "TarMember"]
 
@@ -24,3 +25,5 @@ class Conversation:
     """
     origin: str = ""
     """`file:row`, rows counted from 1."""
+    places: tuple[Place, ...] = ()
+    """What is where in the picture, where the source knows."""

@@ -25,7 +25,7 @@ class DrawnSource:
 
     def __getitem__(self, row: int) -> Conversation:
         found = self.rows.row(row)
-        return Conversation(f"{SCHEME}{found.id}", found.messages, found.kind, self.origin(row))
+        return Conversation(f"{SCHEME}{found.id}", found.messages, found.kind, self.origin(row), found.places)
 
     def origin(self, row: int) -> str:
         return f"{self.name}:{row + 1}"

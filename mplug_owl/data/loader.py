@@ -21,6 +21,7 @@ from mplug_owl.data.conversation import Conversation
 from mplug_owl.data.encode import IGNORED, Encoded, Prompter, encode_conversation, learning_text
 from mplug_owl.data.packing import block_diagonal, lay_out, pack
 from mplug_owl.data.pixels import Pixels, Viewer
+from mplug_owl.data.places import PlaceBatch, Placed, place_words
 from mplug_owl.errors import ConfigError, DataError, RequestError
 from mplug_owl.messages import ImagePart, VideoPart
 
@@ -54,8 +55,10 @@ class LoaderSettings:
     random_resized_crop: tuple[float, float] | None = None
     decode: Literal["exact", "fast"] = "exact"
     template: str = "training"
-    learn: Literal["answers", "text"] = "answers"
-    """What counts in the loss; "text" is everything but media, as language models are pretrained."""
+    learn: Literal["answers", "text", "places"] = "answers"
+    """What counts in the loss; "text" is everything but media, as language models are pretrained; "places" are what is
+    where in a picture, one picture a row.
+    """
     workers: int = 2
     bad_share: float = 0.05
     """More bad samples than this share stop the run."""
@@ -127,7 +130,7 @@ class Bad:
 class _Step:
     """What a worker hands over: one step of one rank."""
 
-    batches: list[MicroBatch] = field(default_factory=list)
+    batches: list[MicroBatch | PlaceBatch] = field(default_factory=list)
     bad: list[Bad] = field(default_factory=list)
     samples: int = 0
 
@@ -136,7 +139,7 @@ class _Step:
 class _Sample:
     position: int
     id: str
-    row: Encoded
+    row: Encoded | Placed
     images: int
 
 
@@ -182,6 +185,8 @@ class _Steps(Dataset[_Step]):
         try:
             conversation = self.samples[position]
             name, reason = _name(conversation), "text"
+            if self.settings.learn == "places":
+                return _Sample(position, name, place_words(conversation, self.processor), 1)
             row = encode_conversation(
                 conversation, self.processor, template=self.settings.template, max_length=self.settings.max_length
             )
@@ -197,7 +202,7 @@ class _Steps(Dataset[_Step]):
         return _Sample(position, name, row, sum(frames))
 
     def _rows(self, samples: Sequence[_Sample]) -> list[list[_Sample]]:
-        if not self.settings.pack:
+        if not self.settings.pack or self.settings.learn == "places":
             return [[sample] for sample in samples]
         rows = pack(
             [len(sample.row.ids) for sample in samples],
@@ -222,7 +227,7 @@ class _Steps(Dataset[_Step]):
                 kept.append((sample, pixels))
         return kept
 
-    def _batch(self, rows: Sequence[Sequence[tuple[_Sample, list[Tensor]]]]) -> MicroBatch:
+    def _batch(self, rows: Sequence[Sequence[tuple[_Sample, list[Tensor]]]]) -> MicroBatch | PlaceBatch:
         samples = [sample for row in rows for sample, _ in row]
         shown = [
             (part, pixels)
@@ -231,6 +236,8 @@ class _Steps(Dataset[_Step]):
             for part, pixels in zip(sample.row.media, loaded, strict=True)
         ]
         images = [pixels for part, pixels in shown if isinstance(part, ImagePart)]
+        if self.settings.learn == "places":
+            return PlaceBatch.of([sample.row for sample in samples], images, [sample.id for sample in samples])
         videos = [pixels for part, pixels in shown if isinstance(part, VideoPart)]
         # A rank without a row still makes the pass that others wait for, on a row of padding.
         laid = lay_out(
@@ -281,7 +288,7 @@ class Loader:
         self._ahead: Iterator[_Step] | None = None
         self._next = -1
 
-    def step(self, step: int) -> list[MicroBatch]:
+    def step(self, step: int) -> list[MicroBatch | PlaceBatch]:
         """This rank's micro-batches of an optimizer step, as many as on every other rank.
 
         Steps asked for in order come from the workers; any other starts them anew.

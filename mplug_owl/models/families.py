@@ -86,9 +86,10 @@ TINY = Size(
 )
 
 
-def _owlet(*, sight: int, patch: int, layers: tuple[int, int, int], queries: int, speech: int) -> Size:
-    """An owlet's size: the width of f_V and f_K, the side of a patch, the layers of f_V, f_K and f_L, the queries, the
-    width of f_L. Pictures have the side that the world is drawn with; attention has heads of 64 and less.
+def _owlet(*, sight: int, stem: list[int], patch: int, layers: tuple[int, int, int], queries: int, speech: int) -> Size:
+    """An owlet's size: the width of f_V and f_K, of the convolutions before the patches, the side of a patch, the
+    layers of f_V, f_K and f_L, the queries, the width of f_L. Pictures have the side that the world is drawn with;
+    attention has heads of 64 and less.
     """
     # The papers' 0.02 is for widths of a thousand and more; here it leaves attention blind for long.
     heads = {"num_attention_heads": 4, "initializer_range": 0.05}
@@ -98,7 +99,7 @@ def _owlet(*, sight: int, patch: int, layers: tuple[int, int, int], queries: int
     decoder = {"hidden_size": speech, "intermediate_size": 11 * speech // 4, "tie_word_embeddings": True}
     words = {"vocab_size": OWLET_WORDS, "bos_token_id": None, "eos_token_id": 1, "max_position_embeddings": 2048}
     return Size(
-        vision={**f_v, **eye, "layer_norm_eps": 1e-5},
+        vision={**f_v, **eye, "layer_norm_eps": 1e-5, "stem_widths": stem},
         abstractor={
             **f_k,
             "hidden_size": sight,
@@ -111,8 +112,8 @@ def _owlet(*, sight: int, patch: int, layers: tuple[int, int, int], queries: int
     )
 
 
-MIDDLE = _owlet(sight=256, patch=8, layers=(4, 2, 4), queries=32, speech=256)
-NANO = _owlet(sight=128, patch=12, layers=(3, 1, 3), queries=16, speech=128)
+MIDDLE = _owlet(sight=256, stem=[32, 64, 128], patch=8, layers=(3, 2, 4), queries=32, speech=256)
+NANO = _owlet(sight=128, stem=[24, 48], patch=12, layers=(2, 1, 3), queries=16, speech=128)
 
 
 def _owl(size: Size, temporal: bool = False) -> OwlConfig:

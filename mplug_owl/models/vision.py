@@ -8,6 +8,7 @@ Shapes: F frames (images, or videos x frames), T frames of one video, N tokens, 
 width, G grid side.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -45,9 +46,18 @@ class OwlVisionConfig(PreTrainedConfig):
     temporal: bool = False
     """Adds the temporal branch of the video families."""
     initializer_range: float = 0.02
+    stem_widths: list[int] | None = None
+    """Widths of convolutions before the patches, each of which halves the picture. CLIP has none; a small model that
+    learns to see from few pictures needs them.
+    """
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        if self.patch_size % 2 ** len(self.stem_widths or ()):
+            raise ConfigError(
+                f"patch_size={self.patch_size} cannot be halved {len(self.stem_widths or ())} times, once for each "
+                f"of stem_widths={self.stem_widths}; expected a multiple of {2 ** len(self.stem_widths or ())}"
+            )
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"vision hidden_size={self.hidden_size} is not a multiple of "
@@ -170,12 +180,20 @@ class VisionLayer(GradientCheckpointingLayer):
         return x_FNC + self.mlp(self.post_attention_layernorm(x_FNC))
 
 
+def _halving(inputs: int, outputs: int) -> nn.Sequential:
+    """A convolution that halves the picture; its norm is over all of one picture, so batches change nothing."""
+    convolution = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.GroupNorm(1, outputs), nn.GELU())
+
+
 class VisionEmbeddings(nn.Module):
     def __init__(self, config: OwlVisionConfig) -> None:
         super().__init__()
         self.config = config
-        width, patch = config.hidden_size, config.patch_size
-        self.patch_embed = nn.Conv2d(3, width, patch, stride=patch, bias=False)
+        widths = [3, *(config.stem_widths or ())]
+        self.stem = nn.Sequential(*(_halving(a, b) for a, b in pairwise(widths)))
+        width, patch = config.hidden_size, config.patch_size // 2 ** len(self.stem)
+        self.patch_embed = nn.Conv2d(widths[-1], width, patch, stride=patch, bias=False)
         if config.use_cls_token:
             self.cls_token = nn.Parameter(torch.empty(1, 1, width))
             self.position_embedding = nn.Parameter(torch.empty(1, config.num_tokens, width))
@@ -202,7 +220,7 @@ class VisionEmbeddings(nn.Module):
                 f"pixels have shape {list(pixels_F3XY.shape)}; this vision model takes "
                 f"[images, 3, {size}, {size}]: prepare pictures with the processor saved beside it"
             )
-        x_FNC = self.patch_embed(pixels_F3XY).flatten(2).transpose(1, 2)
+        x_FNC = self.patch_embed(self.stem(pixels_F3XY)).flatten(2).transpose(1, 2)
         if self.config.use_cls_token:
             x_FNC = torch.cat((self.cls_token.expand(x_FNC.shape[0], -1, -1), x_FNC), dim=1)
         return self.pre_layernorm(x_FNC + self.positions())

@@ -288,7 +288,8 @@ class Training:
             loss = heldout.loss(self.spread, self.held_out, self.world)
             self.metrics.write(self.step, {"held_out_loss": loss})
             self.metrics.say(f"step {self.step}: held-out loss {loss:.4f}")
-        if at_end or self.step % log.samples_every == 0:
+        speaks = self.recipe.data.learn != "places"
+        if speaks and (at_end or self.step % log.samples_every == 0):
             for answer in heldout.answers(self.spread, self.held_out, self.processor, self.world):
                 self.metrics.write(self.step, {"sample": dataclasses.asdict(answer)})
                 self.metrics.say(f"step {self.step}: {answer}")

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mplug_owl.errors import ConfigError
 from mplug_owl.models.owl import OwlForConditionalGeneration
 from mplug_owl.models.vision import OwlVisionConfig
 
@@ -39,6 +40,18 @@ def calls_of(owl: OwlForConditionalGeneration, inputs: Mapping[str, Any]) -> set
     return calls
 
 
+def places_of_patches(boxes_FR4: Tensor, grid: int) -> Tensor:
+    """[F, P]: the last place that the middle of each patch lies in; a place is at least as large as a patch."""
+    steps = (torch.arange(grid, device=boxes_FR4.device) + 0.5) / grid
+    middles_P2 = torch.cartesian_prod(steps, steps).flip(1)  # row by row, as x and y
+    low, high = boxes_FR4.unflatten(2, (2, 2)).unbind(2)
+    reach = ((high - low) / 2).clamp(min=0.5 / grid)
+    far_FPR2 = (middles_P2[None, :, None] - (low + high)[:, None] / 2).abs()
+    inside_FPR = (far_FPR2 <= reach[:, None]).all(-1)
+    order = torch.arange(boxes_FR4.shape[1], device=boxes_FR4.device)
+    return (inside_FPR * order).argmax(-1)
+
+
 class Objective(nn.Module):
     """An owl and its training loss: the root that parallelism wraps."""
 
@@ -48,6 +61,8 @@ class Objective(nn.Module):
 
     def forward(self, inputs: Mapping[str, Any], labels: Tensor, calls: Sequence[int], targets: int) -> Tensor:
         """Cross entropy summed over the labels of `inputs`, divided by `targets`."""
+        if "boxes" in inputs:
+            return self.name_places(inputs["pixel_values"], inputs["boxes"], labels) / targets
         rest = {k: v for k, v in inputs.items() if not k.startswith("pixel_values")}
         input_ids = rest.pop("input_ids")
         features, nothing = self.look(inputs, calls)
@@ -71,6 +86,41 @@ class Objective(nn.Module):
         logits = self.owl.lm_head(states)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return F.cross_entropy(logits, wanted[rows], reduction="sum")
+
+    def name_places(self, pixels: Tensor, boxes_FR4: Tensor, words_FRK: Tensor) -> Tensor:
+        """Cross entropy of f_V's patches against the words of the places they lie in, summed over pictures: a patch
+        should look, to f_L's own head, like the words for what it shows. The other words of the micro-batch are the
+        wrong answers.
+
+        R places, K words of a place, P patches, W words in all.
+        """
+        if not len(pixels):
+            return 0 * self.see_patches(pixels).sum()
+        seen_FPD = self.see_patches(pixels)
+        place_FP = places_of_patches(boxes_FR4, round(seen_FPD.shape[1] ** 0.5))
+        wanted_FPK = words_FRK.gather(1, place_FP[:, :, None].expand(-1, -1, words_FRK.shape[2]))
+        known = words_FRK[words_FRK >= 0].unique()  # sorted
+        return self.name_patches(seen_FPD, known, torch.searchsorted(known, wanted_FPK.clamp(min=0)), wanted_FPK >= 0)
+
+    def name_patches(self, seen_FPD: Tensor, known_W: Tensor, wanted_FPK: Tensor, counts_FPK: Tensor) -> Tensor:
+        logits_FPW = F.linear(seen_FPD, self.owl.lm_head.weight.index_select(0, known_W))
+        logits_FPW = logits_FPW.to(torch.promote_types(logits_FPW.dtype, torch.float32))
+        said_FPK = logits_FPW.log_softmax(-1).gather(2, wanted_FPK) * counts_FPK
+        return -(said_FPK.sum(-1) / counts_FPK.sum(-1)).mean(-1).sum()
+
+    def see_patches(self, pixels: Tensor) -> Tensor:
+        """f_V's patches [F, P, D], without cls; of a black picture where there is none."""
+        config, width = _vision(self.owl), self.owl.lm_head.weight.shape[1]
+        if config.hidden_size != width:
+            raise ConfigError(
+                f'data.learn = "places" compares patches with words, but f_V is {config.hidden_size} wide and f_L '
+                f"{width}; expected the same width"
+            )
+        if not len(pixels):
+            side = config.image_size
+            pixels = torch.zeros(1, 3, side, side, device=self.owl.device)
+        seen: Tensor = self.owl.model.vision(pixels).last_hidden_state
+        return seen[:, int(config.use_cls_token) :]
 
     def look(self, inputs: Mapping[str, Any], calls: Sequence[int]) -> tuple[dict[str, Tensor], Tensor | None]:
         """What f_V and f_K make of all media, by modality [M, Q + 1, D]; and zero times what was shown for nothing."""

@@ -89,7 +89,7 @@ def open_data(recipe: Recipe, processor: OwlProcessor, world: World, held_out: b
             random_resized_crop=None if held_out else data.random_resized_crop,
             decode=data.decode,
             template=data.template,
-            learn="answers" if held_out else data.learn,
+            learn="answers" if held_out and data.learn == "text" else data.learn,
             workers=data.workers,
             bad_share=data.bad_share,
         ),

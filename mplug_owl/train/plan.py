@@ -196,6 +196,10 @@ def _assumed(init: Init) -> str | None:
 
 def _configuration(init: Init) -> OwlConfig:
     """What `init` will give, from the configuration files that are here."""
+    if init.start is not None and init.connector is not None:
+        config = _configuration(replace(init, connector=None, queries=None))
+        config.abstractor_config = parts.other_connector(config, init.connector, init.queries)
+        return config
     absent: dict[str, Any] = dict.fromkeys(_absent(init))
     if init.connector is not None and absent:  # half of an owl is no owl
         absent = dict.fromkeys(("vision", "language", "connector", "features", "cls"))
@@ -225,10 +229,12 @@ def _modules(model: OwlForConditionalGeneration) -> dict[str, Module]:
 
 def _shape(recipe: Recipe, setting: Setting, config: OwlConfig) -> Shape:
     """One micro-batch. Unless told, a packed row holds all the pictures it may, any other one."""
+    if recipe.data.learn == "places":
+        return Shape(min(recipe.batch.micro, ceil(recipe.batch.size / setting.gpus)), 1, 1, packed=False, places=True)
     length = setting.length or recipe.data.max_length
     frames, vision = setting.frames, cast(OwlVisionConfig, config.vision_config)
     positions = config.media_length * (1 if vision.temporal else frames)
-    room, media = length // positions, setting.media
+    room, media = (length - 1) // positions, setting.media  # a row of media alone has nothing to learn
     if media is None:
         media = min(recipe.data.images_per_row if recipe.data.pack else 1, room)
     if media > room:

@@ -29,7 +29,9 @@ class Init:
     language: str | None = None
     """A Transformers LlamaForCausalLM folder for f_L, with its tokenizer; with a connector, any Llama-like decoder."""
     connector: Literal["abstractor", "linear", "mlp", "q-former", "resampler"] | None = None
-    """Puts an owl together from `vision` and `language`, with this between them; `family` is then not asked."""
+    """Puts an owl together from `vision` and `language`, with this between them (`family` is then not asked); or takes
+    the place of f_K in `start`, and starts random.
+    """
     features: Literal["last", "penultimate"] | None = None
     """Layer of the tower that a connector reads; the penultimate one for linear and mlp unless given."""
     cls: bool | None = None
@@ -44,23 +46,23 @@ class Init:
     """
 
     def __post_init__(self) -> None:
-        for name in ("vision", "language", "connector"):
+        for name in ("vision", "language"):
             if self.start is not None and getattr(self, name) is not None:
                 raise ConfigError(
                     f"init.start={self.start!r} and init.{name}={getattr(self, name)!r} are both "
                     "given: start from a whole owl or put one together from parts"
                 )
         absent = [name for name in ("vision", "language") if getattr(self, name) is None]
-        if self.connector is not None and absent:
+        if self.connector is not None and self.start is None and absent:
             raise ConfigError(
                 f"init.connector={self.connector!r} is given, but not init.{absent[0]}: a connector stands between two "
-                "parts, give both"
+                "parts, give both, or a whole owl as init.start"
             )
         for name in ("features", "cls"):
-            if self.connector is None and getattr(self, name) is not None:
+            if (self.connector is None or self.start is not None) and getattr(self, name) is not None:
                 raise ConfigError(
-                    f"init.{name}={getattr(self, name)!r} is given without init.connector: only an owl put together "
-                    "from a tower and a decoder has that choice"
+                    f"init.{name}={getattr(self, name)!r} is given without init.connector, or with init.start: only an "
+                    "owl put together from a tower and a decoder has that choice"
                 )
 
 
@@ -96,9 +98,9 @@ class Data:
     decode: Literal["exact", "fast"] = "exact"
     """"fast" lets the JPEG decoder scale down; it may differ by 2/255 on average."""
     template: str = "training"
-    learn: Literal["answers", "text"] = "answers"
-    """What counts in the loss: answers and captions, as in the papers, or all text, as language models are pretrained.
-    The held-out loss is always that of answers.
+    learn: Literal["answers", "text", "places"] = "answers"
+    """What counts in the loss: answers and captions, as in the papers; all text, as language models are pretrained (the
+    held-out loss is that of answers even so); or what is where in a picture, which f_V learns alone.
     """
     workers: int = 2
     bad_share: float = 0.05
@@ -195,9 +197,9 @@ class Log:
 @dataclass(frozen=True)
 class Recipe:
     name: str
-    stage: Literal["language", "pretrain", "instruct"]
-    """Which of the papers' stages this is (language: the one that LLaMA brings along), for the reader and the records;
-    the sections below decide what happens.
+    stage: Literal["language", "vision", "pretrain", "instruct"]
+    """Which of the papers' stages this is (language and vision: those that LLaMA and CLIP bring along), for the reader
+    and the records; the sections below decide what happens.
     """
     source: str
     """Where the values come from."""

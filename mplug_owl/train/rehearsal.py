@@ -27,6 +27,8 @@ from mplug_owl.train.parallel import rebuild, training_mode
 
 PARTS = ("vision", "abstractor", "language", "head")
 
+PLACE_WORDS, PLACE_NAMES = 160, 4  # words of a batch and of one place in it, about those of the drawn world
+
 aten = torch.ops.aten
 # Everything else that has a FLOP formula is a linear layer or a convolution. Attention without a fused kernel is two
 # batched products; no layer of an owl makes one for another purpose but the rotary angles, which weigh nothing.
@@ -45,6 +47,8 @@ class Shape:
     """Pictures are one frame; more make each medium a video."""
     packed: bool = True
     """Rows hold several samples, kept apart by a mask of their own."""
+    places: bool = False
+    """f_V alone names what is where; a row is one picture."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,8 @@ def rehearse(model: OwlForConditionalGeneration, shape: Shape, dtype: torch.dtyp
         _watch(model, recorder)
         recorder.part = "inputs"
         inputs = _inputs(model.config, shape)
-        recorder.part = "language"
-        loss = _loss(model, inputs)
+        recorder.part = "head" if shape.places else "language"
+        loss = _place_loss(model, inputs["pixel_values"], recorder) if shape.places else _loss(model, inputs)
         if not loss.requires_grad:
             raise ConfigError(
                 f"media={shape.media}: without pictures nothing that trains takes part; give rows "
@@ -212,6 +216,15 @@ def _inputs(config: OwlConfig, shape: Shape) -> dict[str, Tensor]:
     elif shape.media:
         inputs["pixel_values"] = torch.empty(rows * shape.media, 3, side, side)
     return inputs
+
+
+def _place_loss(model: OwlForConditionalGeneration, pixels: Tensor, recorder: _Recorder) -> Tensor:
+    """The loss of naming places; which words a batch holds is known only with its data."""
+    objective = Objective(model)
+    seen_FPD = objective.see_patches(pixels)
+    recorder.part = "head"
+    wanted = torch.empty(*seen_FPD.shape[:2], PLACE_NAMES, dtype=torch.long)
+    return objective.name_patches(seen_FPD, torch.empty(PLACE_WORDS, dtype=torch.long), wanted, wanted >= 0)
 
 
 def _loss(model: OwlForConditionalGeneration, inputs: dict[str, Tensor]) -> Tensor:

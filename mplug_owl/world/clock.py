@@ -14,7 +14,8 @@ from PIL import Image
 from mplug_owl.world.canvas import Canvas, Colour, Point, look
 from mplug_owl.world.chance import Split, stream
 from mplug_owl.world.inquiry import Inquiry
-from mplug_owl.world.scene import Level, Question
+from mplug_owl.world.scene import Level, Place, Question, around
+from mplug_owl.world.sums import NUMERALS
 from mplug_owl.world.wording import say
 
 SHAPES = ("round", "square")
@@ -86,6 +87,20 @@ def draw(graph: dict[str, Any], side: int) -> list[Image.Image]:
 def describe(graph: dict[str, Any], random: Random, tongue: str) -> str:
     words = {"shape": graph["shape"], "marks": MARKS[graph["marks"]], "time": written(_minutes(graph))}
     return say("clock", "told", random, "train", tongue, **words)[0]
+
+
+def places(graph: dict[str, Any]) -> list[Place]:
+    """At the end of each hand what it says: the hour in words, the minutes in digits."""
+    shown, size = graph["look"], 0.5 * graph["look"]["radius"]
+    found = []
+    for which, angle, said in (
+        ("short", 2 * pi * (graph["hour"] + graph["minute"] / 60) / 12, NUMERALS[graph["hour"]]),
+        ("long", 2 * pi * graph["minute"] / 60, str(graph["minute"])),
+    ):
+        reach = shown["radius"] * (shown[which] - 0.25)
+        x, y = shown["x"] + reach * sin(angle), shown["y"] - reach * cos(angle)
+        found.append(Place(around(x, y, size, size), (said,)))
+    return found
 
 
 def questions(graph: dict[str, Any], random: Random, split: Split, tongue: str) -> list[Question]:

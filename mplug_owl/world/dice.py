@@ -14,7 +14,7 @@ from mplug_owl.world.canvas import Canvas, look
 from mplug_owl.world.chance import Split, stream
 from mplug_owl.world.inquiry import Inquiry
 from mplug_owl.world.pips import Tile, pip_colour, shaded
-from mplug_owl.world.scene import Level, Question
+from mplug_owl.world.scene import Level, Place, Question, around
 from mplug_owl.world.shape_art import COLOURS
 from mplug_owl.world.wording import say
 
@@ -84,6 +84,17 @@ def describe(graph: dict[str, Any], random: Random, tongue: str) -> str:
         return dominoes.describe(graph, random, tongue)
     listed = ", ".join(f"{colour} {value}" for colour, value in zip(graph["colours"], graph["values"], strict=True))
     return say("dice", "told_dice", random, "train", tongue, count=len(graph["values"]), list=listed)[0]
+
+
+def places(graph: dict[str, Any]) -> list[Place]:
+    if graph["form"] == "dominoes":
+        return dominoes.places(graph)
+    return [
+        Place(around(x, y, 0.9 * size, 0.9 * size), (colour, str(value)))
+        for value, colour, (x, y, size, _) in zip(
+            graph["values"], graph["colours"], graph["look"]["places"], strict=True
+        )
+    ]
 
 
 def questions(graph: dict[str, Any], random: Random, split: Split, tongue: str) -> list[Question]:

@@ -10,7 +10,7 @@ from mplug_owl.world.canvas import Canvas
 from mplug_owl.world.chance import Split
 from mplug_owl.world.inquiry import Inquiry
 from mplug_owl.world.pips import Tile, pip_colour, shaded
-from mplug_owl.world.scene import Level
+from mplug_owl.world.scene import Level, Place, around
 from mplug_owl.world.shape_art import COLOURS
 from mplug_owl.world.wording import say
 
@@ -57,6 +57,16 @@ def describe(graph: dict[str, Any], random: Random, tongue: str) -> str:
     one, two = (f"{first} {a}, {second} {b}" for a, b in graph["tiles"])
     names = _names(graph)
     return say("dice", "told_dominoes", random, "train", tongue, one=one, two=two, left=names[0], right=names[1])[0]
+
+
+def places(graph: dict[str, Any]) -> list[Place]:
+    """Of each half its number; the tile may be turned a little, which is small beside a half."""
+    found = []
+    for values, (x, y, size, _) in zip(graph["tiles"], graph["look"]["places"], strict=True):
+        for value, side in zip(values, (-size / 2, size / 2), strict=True):
+            middle = (x, y + side) if graph["upright"] else (x + side, y)
+            found.append(Place(around(*middle, 0.85 * size, 0.85 * size), (graph["colour"], str(value))))
+    return found
 
 
 def ask(asked: Inquiry, graph: dict[str, Any], random: Random) -> None:

@@ -17,7 +17,7 @@ from mplug_owl.world.chance import Split, reserved, stream
 from mplug_owl.world.countries import BY_NAME, COUNTRIES, FACTS, Country, Flag
 from mplug_owl.world.flag_art import hang
 from mplug_owl.world.inquiry import Inquiry
-from mplug_owl.world.scene import Level, Question
+from mplug_owl.world.scene import Level, Place, Question, around
 from mplug_owl.world.wording import say
 
 STYLES = ("flat", "edged", "waving", "pole")
@@ -95,6 +95,14 @@ def describe(graph: dict[str, Any], random: Random, tongue: str) -> str:
         return say("flag", "told_one", random, "train", tongue, country=titles[0], looks=looks[0])[0]
     both = {"left": titles[0], "right": titles[1], "left_looks": looks[0], "right_looks": looks[1]}
     return say("flag", "told_two", random, "train", tongue, **both)[0]
+
+
+def places(graph: dict[str, Any]) -> list[Place]:
+    found = []
+    for name, hung in zip(graph["flags"], graph["look"]["hung"], strict=True):
+        width, height = 0.9 * hung["width"], 0.9 * hung["width"] / BY_NAME[name].flag.ratio
+        found.append(Place(around(hung["x"], hung["y"], width, height), (name,)))
+    return found
 
 
 def questions(graph: dict[str, Any], random: Random, split: Split, tongue: str) -> list[Question]:

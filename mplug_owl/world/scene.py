@@ -8,6 +8,10 @@ Each kind of scene is a module of this package with five functions over a plain 
     questions(graph, random, split, tongue) -> [Question]
     key(graph) -> value                    the truth without its look: what must not be in two splits
 
+A kind may have a sixth, for those who learn to see before they learn to answer:
+
+    places(graph) -> [Place]               what is where in its one picture, in words
+
 A scene belongs to the split of its key, so no truth is in two of them. Nothing here knows rows, files or models.
 """
 
@@ -16,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from random import Random
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
@@ -30,6 +34,7 @@ Tongue = Literal["en", "eo"]
 SIDE = 96  # pixels of a picture, unless another side is asked for
 KINDS = ("shapes", "dice", "clock", "flag", "sign", "chart", "table", "flowchart", "pair", "video")
 PAIRS, MOVES = ("pair",), ("video",)  # kinds of two pictures, and of frames
+PLACED = ("shapes", "dice", "clock", "flag", "sign")  # kinds that say what is where
 ABILITIES = ("instruction", "vision", "ocr", "knowledge", "reasoning", "multi-turn")  # OwlEval's six
 SKILLS = (
     *("existence", "attributes", "counting", "relations", "dice", "clocks", "flags", "ocr", "charts", "tables"),
@@ -53,6 +58,19 @@ class Question:
 
     def __post_init__(self) -> None:
         assert self.skill in SKILLS and set(self.abilities) <= set(ABILITIES), self
+
+
+class Place(NamedTuple):
+    """A part of a picture and the words that are true of it."""
+
+    box: tuple[float, float, float, float]
+    """Left, top, right, bottom, in shares of the side."""
+    words: tuple[str, ...]
+
+
+def around(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
+    """The box with this middle."""
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
 
 
 @dataclass(frozen=True)
@@ -83,6 +101,11 @@ class Scene:
             self.graph, stream("questions", tongue, *self.seed), self.split, tongue
         )
         return found
+
+    @cached_property
+    def places(self) -> tuple[Place, ...]:
+        """What is where; nothing of a kind that does not say."""
+        return tuple(self.module.places(self.graph)) if self.kind in PLACED else ()
 
     def parts(self, side: int = SIDE) -> list[ImagePart | VideoPart]:
         """The scene as media of a message; nothing is drawn before they are opened."""

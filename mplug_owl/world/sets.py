@@ -1,6 +1,7 @@
 """The world as rows by number: pictures with captions or questions, the same read instead of seen, and text alone.
 
-A set is named `SET[/KIND+KIND][@LEVEL][#SPLIT][:ROWS]`, such as "questions/shapes+dice@easy" or "captions#dev:500".
+A set is named `SET[/KIND+KIND][~SKILL+SKILL][@LEVEL][#SPLIT][:ROWS]`, such as "questions/shapes+dice@easy",
+"described/shapes~existence" or "captions#dev:500".
 Row i is a function of that name and i alone. What becomes of rows is not known here.
 """
 
@@ -18,7 +19,7 @@ from mplug_owl.errors import ConfigError, did_you_mean
 from mplug_owl.messages import Message
 from mplug_owl.world import facts, talk, text
 from mplug_owl.world.chance import Split, check_split, stream
-from mplug_owl.world.scene import KINDS, LEVELS, SKILLS, Level, Question, Scene, Tongue, choose, make
+from mplug_owl.world.scene import KINDS, LEVELS, PLACED, SKILLS, Level, Place, Question, Scene, Tongue, choose, make
 from mplug_owl.world.talk import Talk
 
 SETS = {
@@ -27,15 +28,17 @@ SETS = {
     "dialogues": "a picture and questions that build on each other",
     "described": "a description instead of the picture, and questions",
     "text": "questions without any picture",
+    "places": "a picture and what is where in it, for the eyes alone",
     "prose": "descriptions and facts to read, without question or answer",
 }
 ROWS = 1_000_000
-_SHOWN = ("captions", "questions", "dialogues")
+_SHOWN = ("captions", "questions", "dialogues", "places")
 _WORDS_ALONE = ("text",)  # sets that know no kinds and levels
 _TALKING = ("shapes", "pair")  # kinds with dialogues
 # How often a kind is met among others: shapes carry most skills.
 _WEIGHTS = {kind: 1.5 for kind in KINDS} | {"shapes": 8.0, "dice": 1.0, "sign": 2.0, "chart": 2.0, "table": 2.0}
-_NAME = re.compile(r"(\w+)(?:/([\w+]+))?(?:@(\w+))?(?:#(\w+))?(?::(\d+))?")
+_ASKING = ("questions", "described")  # sets whose questions can be chosen by skill
+_NAME = re.compile(r"(\w+)(?:/([\w+]+))?(?:~([\w+]+))?(?:@(\w+))?(?:#(\w+))?(?::(\d+))?")
 _TURNS = {1: 1.0, 2: 1.0, 3: 2.0, 4: 4.0, 5: 4.0, 6: 5.0, 7: 4.0, 8: 4.0}  # pictures are dear, questions are cheap
 _ESPERANTO = 0.12  # of the rows of shapes
 # All that is asked about pictures in Esperanto before the test; the rest is met in descriptions, and must carry over.
@@ -67,6 +70,8 @@ class Row(NamedTuple):
     messages: tuple[Message, ...]
     questions: tuple[Question, ...]
     """One for each answer; none of a caption."""
+    places: tuple[Place, ...] = ()
+    """What is where in the picture, in the set that says so; its message is a caption."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +83,16 @@ class RowSet:
     level: Level = "standard"
     split: Split = "train"
     count: int = ROWS
+    skills: tuple[str, ...] = SKILLS
+    """What is asked about; a scene of which nothing of it can be asked is passed over."""
 
     @property
     def name(self) -> str:
         """Its whole name, without what goes without saying."""
         kinds = "" if self.kinds == _kinds(self.set) else "/" + "+".join(self.kinds)
         level = "" if self.level == "standard" else f"@{self.level}"
-        return f"{self.set}{kinds}{level}" + ("" if self.split == "train" else f"#{self.split}")
+        skills = "" if self.skills == SKILLS else "~" + "+".join(self.skills)
+        return f"{self.set}{kinds}{skills}{level}" + ("" if self.split == "train" else f"#{self.split}")
 
     @property
     def shows_media(self) -> bool:
@@ -113,10 +121,18 @@ class RowSet:
         scene = make(kind, name, self.split, self.level)
         if self.set == "captions":
             return Row(name, "caption", talk.caption(scene), ())
+        if self.set == "places":
+            return Row(name, "caption", talk.caption(scene), (), scene.places)
         tongue: Tongue = "eo" if scene.kind == "shapes" and random.random() < _ESPERANTO else "en"
         if self.set == "prose":
             return _prose(name, scene.describe(tongue))
-        return _chat(name, self._talk(scene, random, tongue))
+        made = self._talk(scene, random, tongue)
+        for further in itertools.count(1):
+            if made.questions:
+                break
+            scene = make(kind, f"{name}+{further}", self.split, self.level)
+            made = self._talk(scene, random, tongue)
+        return _chat(name, made)
 
     def _talk(self, scene: Scene, random: Random, tongue: Tongue) -> Talk:
         turns = random.choices([*_TURNS], [*_TURNS.values()])[0]
@@ -124,17 +140,20 @@ class RowSet:
             return talk.dialogue(scene, random)
         if self.set == "described":
             talks = scene.kind in _TALKING and random.random() < _DIALOGUES
-            return talk.dialogue(scene, random, seen=False) if talks else talk.described(scene, random, turns, tongue)
+            if talks and self.skills == SKILLS:
+                return talk.dialogue(scene, random, seen=False)
+            return talk.described(scene, random, turns, tongue, self.skills)
         carries_over = tongue == "eo" and self.split != "test"
-        return talk.about(scene, random, turns, tongue, _SEEN_IN_ESPERANTO if carries_over else SKILLS)
+        asked = [skill for skill in self.skills if not carries_over or skill in _SEEN_IN_ESPERANTO]
+        return talk.about(scene, random, turns, tongue, asked)
 
 
 def rows(name: str) -> RowSet:
     """The set of a name. Raises: ConfigError where there is none."""
     found = _NAME.fullmatch(name)
     if not found:
-        raise ConfigError(f"world set {name!r}; expected SET[/KIND+KIND][@LEVEL][#SPLIT][:ROWS]")
-    set, listed, level, split, count = found.groups()
+        raise ConfigError(f"world set {name!r}; expected SET[/KIND+KIND][~SKILL+SKILL][@LEVEL][#SPLIT][:ROWS]")
+    set, listed, sought, level, split, count = found.groups()
     if set not in SETS:
         raise ConfigError(f"unknown world set {set!r}{did_you_mean(set, SETS)}")
     known = _kinds(set)
@@ -150,9 +169,17 @@ def rows(name: str) -> RowSet:
         check_split(split)
     if level and not known:
         raise ConfigError(f"level {level!r} in {name!r}; {set} has none")
+    skills = tuple(dict.fromkeys(sought.split("+"))) if sought else SKILLS
+    if sought and set not in _ASKING:
+        raise ConfigError(f"skills {sought!r} in {name!r}; only {' and '.join(_ASKING)} are chosen by skill")
+    possible = {skill for skill in SKILLS if {*_KINDS_OF.get(skill, ("shapes",))} & {*kinds}}
+    for skill in skills if sought else ():
+        if skill not in possible:
+            raise ConfigError(f"no question of skill {skill!r} in {name!r}{did_you_mean(skill, possible)}")
     if count and not int(count):
         raise ConfigError(f"world set {name!r} without rows; expected a positive number of them")
-    return RowSet(set, kinds, level or "standard", split or "train", int(count or ROWS))  # type: ignore[arg-type]
+    made = RowSet(set, kinds, count=int(count or ROWS), skills=skills)
+    return replace(made, level=level or "standard", split=split or "train")
 
 
 def _chat(name: str, made: Talk) -> Row:
@@ -167,7 +194,7 @@ def _kinds(set: str) -> tuple[str, ...]:
     """The kinds that a set may hold."""
     if set in _WORDS_ALONE:
         return ()
-    return _TALKING if set == "dialogues" else KINDS
+    return {"dialogues": _TALKING, "places": PLACED}.get(set, KINDS)
 
 
 def examples(skill: str, count: int, split: Split = "test", level: Level = "standard") -> list[Talk]:

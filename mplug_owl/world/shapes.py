@@ -11,7 +11,7 @@ from PIL import Image
 from mplug_owl.world import canvas
 from mplug_owl.world.canvas import Canvas
 from mplug_owl.world.chance import Split
-from mplug_owl.world.scene import SIDE, Level, Tongue
+from mplug_owl.world.scene import SIDE, Level, Place, Tongue, around
 from mplug_owl.world.shape_art import COLOURS, SHAPES, draw_shape
 from mplug_owl.world.shape_questions import questions
 from mplug_owl.world.shape_talk import dialogue
@@ -19,7 +19,7 @@ from mplug_owl.world.shape_view import Thing, cell
 from mplug_owl.world.shape_words import KEPT, PLACES, SIZES, THING, Name, phrase, word
 from mplug_owl.world.wording import wordings
 
-__all__ = ["describe", "dialogue", "draw", "key", "make", "questions"]
+__all__ = ["describe", "dialogue", "draw", "key", "make", "places", "questions"]
 
 _DIAMETERS = {"small": (0.145, 0.175), "large": (0.255, 0.3)}
 _TURN = {"star": 36, "triangle": 30, "moon": 30, "heart": 20, "square": 18, "cross": 18, "circle": 0, "ring": 0}
@@ -60,6 +60,14 @@ def describe(graph: dict[str, Any], random: Random, tongue: Tongue) -> str:
     number = f"{len(things)} {things_word.one if len(things) == 1 else things_word.many}"
     text: str = random.choice(style["whole"]).format(things=listed, number=number)
     return text
+
+
+def places(graph: dict[str, Any]) -> list[Place]:
+    """Of each thing its middle: in the corners of its box there may be nothing of it."""
+    return [
+        Place(around(t["x"], t["y"], 0.8 * d["diameter"], 0.8 * d["diameter"]), (t["size"], t["colour"], t["shape"]))
+        for t, d in zip(graph["things"], graph["look"]["things"], strict=True)
+    ]
 
 
 def key(graph: dict[str, Any]) -> tuple[tuple[str, str, str, str], ...]:

@@ -4,6 +4,7 @@ The truth is the lines of text, in lower case; whether the sign shows capitals i
 of where words come from or what they mean.
 """
 
+from itertools import pairwise
 from math import cos, pi, radians, sin
 from random import Random
 from string import ascii_lowercase
@@ -14,7 +15,7 @@ from PIL import Image, ImageDraw
 from mplug_owl.world.canvas import FONTS, Canvas, Point, look
 from mplug_owl.world.chance import Split, split_of
 from mplug_owl.world.inquiry import Inquiry
-from mplug_owl.world.scene import Level, Question, choose
+from mplug_owl.world.scene import SIDE, Level, Place, Question, around, choose
 from mplug_owl.world.wording import say
 from mplug_owl.world.words import near_miss, word
 
@@ -100,12 +101,8 @@ def key(graph: dict[str, Any]) -> str:
 
 def draw(graph: dict[str, Any], side: int) -> list[Image.Image]:
     look = graph["look"]
-    canvas = Canvas(side, look)
-    lines = [getattr(line, look["case"])() for line in graph["lines"]]
-    em, wide, high = _measure(canvas, lines)
-    x, y = (
-        0.5 + (share - 0.5) * max(0.0, 0.98 - size) for share, size in zip(look["place"], (wide, high), strict=True)
-    )
+    canvas, lines = Canvas(side, look), _lines(graph)
+    em, x, y, wide, high = _laid_out(canvas, lines)
     turn = radians(look["tilt"])
     if look["ground"]:
         canvas.rectangle((0, y, 1, 1), tuple(look["ground"]))
@@ -125,6 +122,26 @@ def draw(graph: dict[str, Any], side: int) -> list[Image.Image]:
         )
     _write(canvas, lines, em, (x, y))
     return [canvas.done()]
+
+
+def _lines(graph: dict[str, Any]) -> list[str]:
+    return [getattr(line, graph["look"]["case"])() for line in graph["lines"]]
+
+
+def _laid_out(canvas: Canvas, lines: list[str]) -> tuple[float, float, float, float, float]:
+    """The size of the letters, the middle of the board, its width and height."""
+    em, wide, high = _measure(canvas, lines)
+    x, y = (
+        0.5 + (share - 0.5) * max(0.0, 0.98 - size)
+        for share, size in zip(canvas.look["place"], (wide, high), strict=True)
+    )
+    return em, x, y, wide, high
+
+
+def _spots(look: dict[str, Any], count: int, em: float) -> list[Point]:
+    """The middles of so many lines, from the middle of the board."""
+    shift = -0.2 * em if look["board"] == "arrow" else 0.0
+    return [(shift, (i - (count - 1) / 2) * em * 1.05) for i in range(count)]
 
 
 def _measure(canvas: Canvas, lines: list[str]) -> tuple[float, float, float]:
@@ -174,8 +191,7 @@ def _outline(board: str, wide: float, high: float) -> list[Point]:
 def _write(canvas: Canvas, lines: list[str], em: float, place: Point) -> None:
     """Lines of text about a place, turned by the tilt."""
     look, ink = canvas.look, tuple(canvas.look["ink"])
-    shift = -0.2 * em if look["board"] == "arrow" else 0.0
-    spots = [(place[0] + shift, place[1] + (i - (len(lines) - 1) / 2) * em * 1.05) for i in range(len(lines))]
+    spots = [(place[0] + x, place[1] + y) for x, y in _spots(look, len(lines), em)]
     if not look["tilt"]:
         for spot, line in zip(spots, lines, strict=True):
             canvas.text(spot, line, em, name=look["font"], fill=ink)
@@ -186,6 +202,22 @@ def _write(canvas: Canvas, lines: list[str], em: float, place: Point) -> None:
         pen.text(canvas.at(spot)[0], line, font=canvas.letters(look["font"], em), fill=255, anchor="mm")
     turned = stencil.rotate(-look["tilt"], Image.Resampling.BILINEAR, center=canvas.at(place)[0])
     canvas.image.paste(ink, mask=turned)
+
+
+def places(graph: dict[str, Any]) -> list[Place]:
+    """Each letter where it stands, on a line that may be turned."""
+    look = graph["look"]
+    canvas, lines = Canvas(SIDE, look), _lines(graph)
+    em, x, y = _laid_out(canvas, lines)[:3]
+    turn, found = radians(look["tilt"]), []
+    for (along, down), line in zip(_spots(look, len(lines), em), lines, strict=True):
+        width = canvas.width_of(line, em, look["font"])
+        edges = [canvas.width_of(line[:i], em, look["font"]) - width / 2 for i in range(len(line) + 1)]
+        for letter, (left, right) in zip(line.lower(), pairwise(edges), strict=True):
+            across = along + (left + right) / 2
+            middle = (x + across * cos(turn) - down * sin(turn), y + across * sin(turn) + down * cos(turn))
+            found.append(Place(around(*middle, right - left, 0.7 * em), (letter,)))
+    return found
 
 
 def describe(graph: dict[str, Any], random: Random, tongue: str) -> str:

@@ -36,9 +36,9 @@ def about(scene: Scene, random: Random, turns: int, tongue: Tongue = "en", skill
     return talk(_some(scene, random, turns, tongue, skills), scene.parts())
 
 
-def described(scene: Scene, random: Random, turns: int, tongue: Tongue = "en") -> Talk:
+def described(scene: Scene, random: Random, turns: int, tongue: Tongue = "en", skills: Container[str] = SKILLS) -> Talk:
     """As `about`, but the scene is read, not seen: its description stands before the first question."""
-    return talk(_some(scene, random, turns, tongue, SKILLS), [reading(scene, tongue)])
+    return talk(_some(scene, random, turns, tongue, skills), [reading(scene, tongue)])
 
 
 def dialogue(scene: Scene, random: Random, tongue: Tongue = "en", *, seen: bool = True) -> Talk:
