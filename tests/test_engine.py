@@ -3,12 +3,11 @@
 Work is counted, never timed.
 """
 
-import itertools
-
 import pytest
 import torch
 
-from asking import answers, endless, generated, ids, request, run, together, wait
+from asking import answers, endless, generated, ids, mixed, request, run, staggered, together, wait
+from mplug_owl.engine import attention
 from mplug_owl.engine import step as steps
 from mplug_owl.engine.engine import Engine
 from mplug_owl.engine.forward import Chunk
@@ -33,16 +32,6 @@ def owl2() -> OwlForConditionalGeneration:
     return endless("tiny-owl2")
 
 
-def mixed(owl: OwlForConditionalGeneration) -> list[Row]:
-    rows = Rows(owl)
-    return [
-        rows.row(4, "image", 3, "image", 2),
-        rows.row("image", ("video", 2), 5),
-        rows.row(6),
-        rows.row(40, ("video", 3), "image", 2),
-    ]
-
-
 # ---- the same ids as alone -----------------------------------------------------------------------
 
 
@@ -62,41 +51,8 @@ def test_many_at_once_and_prompts_in_chunks(owl: OwlForConditionalGeneration, ch
 
 
 def test_staggered_requests_with_aborts(owl: OwlForConditionalGeneration) -> None:
-    """32 requests of all kinds and lengths; each third token of one lets the next one in, every fifth is aborted."""
-    rows = Rows(owl, seed=3)
-    kinds = [("image", 4), (9,), (2, ("video", 2), 3), ("image", 1, "image"), (70,), (1, "image", ("video", 1), 30)]
-    asked = [rows.row(*kinds[number % len(kinds)]) for number in range(32)]
-    lengths = [3 + 5 * number % 17 for number in range(32)]
     engine = Engine(owl, EngineOptions(slots=6, chunk=24, media=40))
-    heard: list[list[Event]] = [[] for _ in asked]
-    handles, coming = {}, itertools.count()
-
-    def enter() -> None:
-        number = next(coming)
-        if number < len(asked):
-            handles[number] = engine.submit(
-                request(owl, asked[number], lengths[number]), lambda event: hear(number, event)
-            )
-
-    def hear(number: int, event: Event) -> None:
-        heard[number].append(event)
-        if len(heard[number]) % 3 == 1:
-            enter()
-        if number % 5 == 4 and len(heard[number]) == 2 and number in handles:
-            handles[number].abort()
-
-    for _ in range(3):
-        enter()
-    wait(engine)
-    assert next(coming) >= len(asked)
-    for number, row in enumerate(asked):
-        expected = generated(owl, row, lengths[number])
-        last = heard[number][-1]
-        assert isinstance(last, Finish)
-        if last.reason == "abort":
-            assert number % 5 == 4
-            expected = expected[: last.generated]
-        assert ids(heard[number]) == expected, number
+    staggered(owl, engine)
     assert engine.counts["ended_abort"] > 3
     assert engine.running == engine.waiting == 0
 
@@ -120,7 +76,7 @@ def test_packed_matrices_answer_the_same(owl: OwlForConditionalGeneration, monke
 @pytest.mark.parametrize("family", ["tiny-owl2", "tiny-owl2.1", "tiny-owl-bloomz"])
 def test_sixteen_bits_are_widened_on_their_way(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores of a step in bfloat16 are those of the model, up to rounding; groups of rows split where they must."""
-    monkeypatch.setattr(steps, "_WIDENED_BYTES", 2**15)
+    monkeypatch.setattr(attention, "_WIDENED_BYTES", 2**15)
     owl = endless(family, torch.bfloat16)
     engine = Engine(owl)
     engine.scheduler.cache.reshape(4, 64)
@@ -154,7 +110,7 @@ def test_in_sixteen_bits_ids_part_only_where_rounding_decides(family: str) -> No
 @pytest.mark.parametrize("most", [2**62, 300])
 def test_spans_cover_all_rows_and_waste_little(most: int) -> None:
     for lengths in ([5], [10] * 9, [2000, 10, 10, 10], [10, 10, 2000, 10], [64, 128, 256, 512, 1024]):
-        spans = steps.spans(lengths, most)
+        spans = attention.spans(lengths, most)
         assert [row for a, b in spans for row in range(a, b)] == list(range(len(lengths)))
         for a, b in spans:
             read = (b - a) * (max(lengths[a:b]) + 32)

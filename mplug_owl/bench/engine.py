@@ -1,37 +1,39 @@
 """`owl bench engine`: decoding, many chats at once and follow-up turns, beside `generate` and the machine's limit.
 
-Every chat shows a picture of its own, so nothing is answered from a cache but what a follow-up may reuse. Nothing is
-timed before the engine has given the ids that `generate` gives.
+The limit of a decode step is the time of its matrices alone, multiplied as the engine multiplies them. Every chat shows
+a picture of its own, so nothing is answered from a cache but what a follow-up may reuse. Nothing is timed before the
+engine has given the ids that `generate` gives.
 """
 
 import copy
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from itertools import count
 from time import perf_counter
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 from tqdm import tqdm
 
 from mplug_owl.bench.plan import Measurement, Plan
 from mplug_owl.bench.sides import owl_configs
 from mplug_owl.bench.stopwatch import Job, Times, compare, interleave
 from mplug_owl.engine.engine import Engine
+from mplug_owl.engine.options import EngineOptions
 from mplug_owl.engine.quantize import quantize
 from mplug_owl.engine.request import Medium, Request, Token
 from mplug_owl.errors import EvalError
 from mplug_owl.models.owl import OwlForConditionalGeneration
 
 ENGINE, GENERATE, INT4, GEMV = "engine", "generate", "engine int4", "matrix-vector"
+EAGER = "engine eager"  # beside the engine where that replays recorded steps
 AT_ONCE = (1, 4, 16, 64)
 PICTURES = 6  # of the long conversation that a follow-up goes on with
 PAIRS: dict[str, tuple[tuple[str, str], ...]] = {
-    "decode": ((ENGINE, GENERATE), (ENGINE, GEMV), (INT4, ENGINE)),
+    "decode": ((ENGINE, GENERATE), (ENGINE, GEMV), (INT4, ENGINE), (ENGINE, EAGER)),
     "first token": (("follow-up", "first turn"),),
-    **{f"chats x{number}": ((ENGINE, GENERATE),) for number in AT_ONCE},
+    **{f"chats x{number}": ((ENGINE, GENERATE), (ENGINE, EAGER)) for number in AT_ONCE},
 }
-"""What is put beside what; of chats and decoding the milliseconds are those of a token."""
+"""What is put beside what, as far as a device has both; of chats and decoding the milliseconds are those of a token."""
 
 
 class Chats:
@@ -80,11 +82,12 @@ def measure(plan: Plan) -> list[Measurement]:
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(0)
         chats = Chats(plan)
-        engine = Engine(chats.model)
-        check(chats, engine)
-        groups = {"decode": decode_jobs(chats, engine), "first token": turn_jobs(chats, engine)}
+        engines = both_ways(chats)
+        for engine in engines.values():
+            check(chats, engine)
+        groups = {"decode": decode_jobs(chats, engines), "first token": turn_jobs(chats, engines[ENGINE])}
         for number in AT_ONCE:
-            groups[f"chats x{number}"] = chat_jobs(chats, engine, number)
+            groups[f"chats x{number}"] = chat_jobs(chats, engines, number)
         times: dict[str, Times] = {}
         with tqdm(total=len(groups) * (plan.rounds + 1), desc=f"{plan.shape} {plan.dtype}", disable=None) as bar:
             for what, jobs in groups.items():
@@ -92,8 +95,17 @@ def measure(plan: Plan) -> list[Measurement]:
     setting = {**plan.setting, "positions": plan.positions, "steps": plan.steps}
     found: list[Measurement] = []
     for what, measured in times.items():
-        found += compare(what, measured, [(ours, other, 1.0) for ours, other in PAIRS[what]], setting)
+        pairs = [(ours, other, 1.0) for ours, other in PAIRS[what] if ours in measured and other in measured]
+        found += compare(what, measured, pairs, setting)
     return found
+
+
+def both_ways(chats: Chats) -> dict[str, Engine]:
+    """The engine as it is, and where it records decode steps, one that does not."""
+    engine = Engine(chats.model)
+    if engine.forward.graphs is None:
+        return {ENGINE: engine}
+    return {ENGINE: engine, EAGER: Engine(chats.model, EngineOptions(decode="eager"))}
 
 
 def check(chats: Chats, engine: Engine) -> None:
@@ -114,21 +126,25 @@ def answers(engine: Engine, requests: Sequence[Request]) -> list[list[int]]:
     return [[event.id for event in handle if isinstance(event, Token)] for handle in handles]
 
 
-def chat_jobs(chats: Chats, engine: Engine, number: int) -> dict[str, Job]:
+def chat_jobs(chats: Chats, engines: dict[str, Engine], number: int) -> dict[str, Job]:
     """Whole chats, pictures and prompts included; `generate` has them one after the other, so one is enough."""
     new = chats.plan.steps
 
-    def together() -> None:
-        answers(engine, [chats.request(new) for _ in range(number)])
+    def together(engine: Engine) -> Callable[[], object]:
+        return lambda: answers(engine, [chats.request(new) for _ in range(number)])
 
-    return {ENGINE: Job(together, number * new), GENERATE: Job(lambda: chats.generate(chats.request(new)), new)}
+    jobs = {name: Job(together(engine), number * new) for name, engine in engines.items()}
+    return {**jobs, GENERATE: Job(lambda: chats.generate(chats.request(new)), new)}
 
 
-def decode_jobs(chats: Chats, engine: Engine) -> dict[str, Job]:
+def decode_jobs(chats: Chats, engines: dict[str, Engine]) -> dict[str, Job]:
     """One token after the other of a single chat, each behind the same cache."""
     plan, model = chats.plan, chats.model
-    small = copy.deepcopy(model)
-    quantize(small, "int4")
+    jobs = {name: Job(stepper(engine, plan), plan.steps) for name, engine in engines.items()}
+    if plan.device == "cpu" or find_spec("torchao"):
+        small = copy.deepcopy(model)
+        quantize(small, "int4")
+        jobs[INT4] = Job(stepper(Engine(small), plan), plan.steps)
     past = model(input_ids=torch.ones(1, plan.positions, dtype=torch.long, device=plan.device), use_cache=True)
     token = torch.ones(1, 1, dtype=torch.long, device=plan.device)
 
@@ -137,20 +153,29 @@ def decode_jobs(chats: Chats, engine: Engine) -> dict[str, Job]:
             model(input_ids=token, past_key_values=past.past_key_values, use_cache=True)
             past.past_key_values.crop(-1)
 
-    matrices = [m.weight for m in (*model.model.language_model.modules(), model.lm_head) if isinstance(m, nn.Linear)]
-    rows = {weight.shape[1]: torch.ones(1, weight.shape[1]).to(weight) for weight in matrices}
+    return {**jobs, GENERATE: Job(library, plan.steps), GEMV: Job(products(engines[ENGINE], plan), plan.steps)}
 
-    def products() -> None:
+
+def products(engine: Engine, plan: Plan) -> Callable[[], None]:
+    """The matrices of the engine's own steps, in the layout in which it has them, and nothing else of a step.
+
+    Recorded where steps are: launched one by one, they could be slower than the whole step.
+    """
+    forward = engine.forward
+    kind = {"dtype": forward.model.dtype, "device": forward.model.device}
+    matrices = [(torch.ones(1, inputs, **kind), product) for inputs, product in forward.matrices]
+
+    def step() -> None:
+        for row, product in matrices:
+            product(row)
+
+    once = step if forward.graphs is None else forward.graphs.record(step)
+
+    def run() -> None:
         for _ in range(plan.steps):
-            for weight in matrices:
-                F.linear(rows[weight.shape[1]], weight)
+            once()
 
-    return {
-        ENGINE: Job(stepper(engine, plan), plan.steps),
-        INT4: Job(stepper(Engine(small), plan), plan.steps),
-        GENERATE: Job(library, plan.steps),
-        GEMV: Job(products, plan.steps),
-    }
+    return run
 
 
 def stepper(engine: Engine, plan: Plan) -> Callable[[], None]:

@@ -17,6 +17,8 @@ class SlotCache:
         self.pairs = [torch.zeros(2, 0, heads, 0, width, dtype=dtype, device=device) for _ in range(layers)]
         """[2, S, H, C, K] of each layer: keys, then values."""
         self.bytes_per_position = 2 * layers * heads * width * dtype.itemsize
+        self.version = 0
+        """Counts how often all of it came to lie elsewhere."""
 
     @property
     def slots(self) -> int:
@@ -28,6 +30,7 @@ class SlotCache:
 
     def reshape(self, slots: int, capacity: int) -> None:
         """Make room for so many slots of so many positions; what fits into both shapes is kept."""
+        self.version += 1
         kept, length = min(slots, self.slots), min(capacity, self.capacity)
         for layer, old in enumerate(self.pairs):  # one after the other: at no time are there two caches
             # Zeros, not whatever lies there: a masked NaN would still spoil the sum it is masked out of.
@@ -50,9 +53,20 @@ class SlotCache:
         for pair in self.pairs:
             pair[:, slot].zero_()
 
-    def put(self, layer: int, slots: Tensor, places: Tensor, keys_BHK: Tensor, values_BHK: Tensor) -> None:
-        """Write one position of each of `slots`."""
-        self.pairs[layer][:, slots, :, places] = torch.stack((keys_BHK, values_BHK), dim=1)
+    def put(
+        self,
+        layer: int,
+        slots: Tensor,
+        places: Tensor,
+        keys_BHK: Tensor,
+        values_BHK: Tensor,
+        there: Tensor | None = None,
+    ) -> None:
+        """Write one position of each of `slots`; where `there` [B] is False, what lies there stays."""
+        pair, new = self.pairs[layer], torch.stack((keys_BHK, values_BHK), dim=1)
+        if there is not None:
+            new = torch.where(there[:, None, None, None], new, pair[:, slots, :, places])
+        pair[:, slots, :, places] = new
 
 
 class Window:

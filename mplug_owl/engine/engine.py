@@ -74,7 +74,7 @@ class Engine:
         """Everything that depends on the weights and on where they are."""
         options, cache = self.options, store_for(self.model)
         self._weights = self._version()
-        self.forward = Forward(self.model, cache)
+        self.forward = Forward(self.model, cache, options.decode)
         memory = options.memory
         if memory is None:
             memory = int(MEMORY_SHARE.get(self.model.device.type, 0.5) * available(self.model.device))

@@ -1,24 +1,28 @@
 """The model's side of the engine: media to rows, chunks of prompts into the cache, one step for all that answer.
 
-Prompts go through the model's own decoder, visual rows and all; single positions through `step.py`. Who asks, and what
-is done with the scores, is not known here.
+Prompts go through the model's own decoder, visual rows and all; single positions through `step.py`, which is recorded
+where `graphs.py` can. Who asks, and what is done with the scores, is not known here.
 
 Shapes: B rows, L positions of the longest chunk, D width, V vocabulary.
 """
 
+import logging
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mplug_owl.engine.cache import SlotCache, Window
+from mplug_owl.engine.graphs import RECORDERS, Graphs, Scoring, Unrecordable
 from mplug_owl.engine.memory import available
 from mplug_owl.engine.request import Medium
-from mplug_owl.engine.step import direct, packed, step_of, worth_packing
+from mplug_owl.engine.step import Map, Step, direct, packed, step_of, worth_packing
+from mplug_owl.errors import ConfigError
 from mplug_owl.models.masks import as_attention_takes
 from mplug_owl.models.owl import OwlForConditionalGeneration
 
+log = logging.getLogger(__name__)
 PACKING_SHARE = 0.25  # of the free memory may go to copies of the weights in a faster layout
 
 
@@ -43,13 +47,48 @@ def store_for(model: OwlForConditionalGeneration) -> SlotCache:
     return SlotCache(config.num_hidden_layers, kept, width, model.dtype, model.device)
 
 
+def scoring(model: OwlForConditionalGeneration, step: Step, head: Map) -> Scoring:
+    """A decode step for slots from 0 on, from ids to scores, as a computation that shapes alone decide."""
+
+    def score(ids_B: Tensor, lengths_B: Tensor, alpha_B: Tensor | None, keys: int, bias: Tensor | None) -> Tensor:
+        return head(step.fixed(model.model.embed_text(ids_B), lengths_B, alpha_B, keys, bias))
+
+    return score
+
+
 class Forward:
-    def __init__(self, model: OwlForConditionalGeneration, store: SlotCache) -> None:
+    def __init__(self, model: OwlForConditionalGeneration, store: SlotCache, decode: str = "auto") -> None:
+        """`decode` is that of `EngineOptions`. Raises: ConfigError where this device records no steps."""
         self.model, self.store = model, store
         self.decoder = model.model.language_model
-        matrix = packed if self.room_to_pack() else direct
-        self.head = matrix(model.lm_head)
-        self.step = step_of(self.decoder, store, matrix)
+        self.packs = self.room_to_pack()
+        self.matrices: list[tuple[int, Map]] = []
+        """Every matrix that a decode step multiplies by, as it does it, and how many numbers it takes."""
+        self.head = self.matrix(model.lm_head)
+        self.step = step_of(self.decoder, store, self.matrix)
+        self.graphs = self.recorded(decode)
+
+    def matrix(self, linear: Any) -> Map:
+        product = packed(linear) if self.packs else direct(linear)
+        self.matrices.append((linear.in_features, product))
+        return product
+
+    def recorded(self, decode: str) -> Graphs | None:
+        device = self.model.device
+        if decode == "eager" or (decode == "auto" and device.type not in RECORDERS):
+            return None
+        if device.type not in RECORDERS:
+            raise ConfigError(
+                f"decode={decode!r} on {device.type!r}; steps are recorded on {', '.join(RECORDERS)}, "
+                "elsewhere take 'auto' or 'eager'"
+            )
+        if self.step is None:
+            log.warning("decode steps are not recorded: %s has no step of its own", type(self.decoder).__name__)
+            return None
+        bias, dtype = self.step.bias, self.store.pairs[0].dtype
+        score = scoring(self.model, self.step, self.head)
+        stretched = hasattr(self.decoder, "ntk_alpha")
+        return Graphs(self.store, score, lambda keys: bias(keys, dtype), RECORDERS[device.type](device), stretched)
 
     def room_to_pack(self) -> bool:
         linears = [module for module in (*self.decoder.modules(), self.model.lm_head) if worth_packing(module)]
@@ -131,6 +170,12 @@ class Forward:
 
     def decode(self, first: int, ids: Sequence[int], lengths: Sequence[int], alphas: Sequence[float | None]) -> Tensor:
         """Put one id at place `lengths[b]` of slot `first + b`; scores [B, V] of what comes next."""
+        if self.graphs is not None and first == 0:
+            try:
+                return self.graphs(ids, lengths, alphas)
+            except Unrecordable as error:
+                log.warning("decode steps are not recorded any more: %s", error)
+                self.graphs = None
         embeds_BD = self.model.model.embed_text(torch.tensor(ids, device=self.model.device))
         if self.step is not None:
             return self.head(self.step(embeds_BD, first, lengths, alphas))

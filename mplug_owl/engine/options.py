@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from mplug_owl.errors import ConfigError
+from mplug_owl.errors import ConfigError, did_you_mean
+
+DECODE = ("auto", "eager", "graph")
 
 
 @dataclass(frozen=True)
@@ -19,9 +21,13 @@ class EngineOptions:
     """Positions of one conversation; the model's own limit unless given."""
     memory: int | None = None
     """Bytes for the cache and the features; a share of what is free unless given."""
+    decode: str = "auto"
+    """Decode steps kernel by kernel (eager), or recorded and replayed (graph); auto records them on NVIDIA GPUs."""
 
     def __post_init__(self) -> None:
         for name in ("slots", "queue", "chunk", "media", "context", "memory"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name}={value} for the engine; expected 1 or more")
+        if self.decode not in DECODE:
+            raise ConfigError(f"decode={self.decode!r} for the engine{did_you_mean(self.decode, DECODE)}")

@@ -1,9 +1,8 @@
 """One decode step: the next position of every running conversation, in one pass over the decoder.
 
 It computes what the decoders of `models` compute for a single text position, without what their general layers cost
-around the kernels: half of a step of a small model otherwise. Slots of like length attend in one call. On a CPU, keys
-and values of 16 bits are widened on their way, since the attention of single queries is several times as fast in
-float32, and large matrices are kept in the blocked layout of oneDNN, which multiplies few rows faster.
+around the kernels: half of a step of a small model otherwise. On a CPU, large matrices are kept in the blocked layout
+of oneDNN, which multiplies few rows faster. How rows write to the cache and read it is the business of `attention.py`.
 
 A decoder of another kind has no step of its own (`step_of` gives None): its own forward serves as well.
 
@@ -12,16 +11,16 @@ Shapes: B rows, D width, H heads, G queries a head of keys, K head width, L keys
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaModel, MistralModel, Qwen2Model, Qwen3Model
-from transformers.models.bloom.modeling_bloom import build_alibi_tensor
+from transformers.models.bloom.modeling_bloom import bloom_gelu_forward, build_alibi_tensor
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from mplug_owl.engine.attention import Fixed, Ragged, Reader, Rows
 from mplug_owl.engine.cache import SlotCache
 from mplug_owl.engine.quantize import Int4Linear
 from mplug_owl.models.adaptive import AdaptiveLlamaModel
@@ -35,7 +34,6 @@ _WORTH_PACKING = {torch.bfloat16: 2**14, torch.float32: 2**19}
 _ROWS_PACKED_FOR = 16
 # Decoders of the same layout: Mistral, and Qwen2 with its biases, compute what Llama computes.
 _LLAMAS = (LlamaModel, AdaptiveLlamaModel, MistralModel, AdaptiveMistralModel, Qwen2Model, AdaptiveQwen2Model)
-_WIDENED_BYTES = 2**22  # what is widened must still be in the processor's cache when it is used
 
 
 class Block(NamedTuple):
@@ -90,16 +88,10 @@ class Step:
     """
 
     def __init__(self, decoder: Any, store: SlotCache, matrix: Callable[[nn.Module], Map]) -> None:
-        self.decoder, self.store = decoder, store
-        _, _, self.heads, _, width = store.pairs[0].shape
-        held = store.pairs[0]
-        self.widen = held.dtype.itemsize == 2 and held.device.type == "cpu"
-        self.dtype = torch.float32 if self.widen else held.dtype
-        """Of attention."""
-        self.positions_at_once = _WIDENED_BYTES // (2 * self.heads * width * 4) if self.widen else 2**62
-        self.scratch = torch.empty(0)
+        self.decoder, self.store, self.reader = decoder, store, Reader(store)
+        self.heads = store.pairs[0].shape[2]
         self.blocks = [self.block(layer, matrix) for layer in self.layers()]
-        self.norm = self.last_norm()
+        self.norm, self.scale = self.last_norm(), self.attention_scale()
 
     def layers(self) -> Sequence[Any]:
         layers: Sequence[Any] = self.decoder.layers
@@ -108,8 +100,7 @@ class Step:
     def last_norm(self) -> Map:
         return _rms(self.decoder.norm)
 
-    @property
-    def scale(self) -> float:
+    def attention_scale(self) -> float:
         return float(self.decoder.layers[0].self_attn.scaling)
 
     def block(self, layer: Any, matrix: Callable[[nn.Module], Map]) -> Block:
@@ -124,7 +115,7 @@ class Step:
             lambda x: down(mlp.act_fn(gate(x)) * up(x)),
         )
 
-    def rotation(self, x_BD: Tensor, places_B: Tensor, alphas: Sequence[float | None]) -> tuple[Tensor, Tensor] | None:
+    def rotation(self, x_BD: Tensor, places_B: Tensor, alpha_B: Tensor | None) -> tuple[Tensor, Tensor] | None:
         cos_B1K, sin_B1K = self.decoder.rotary_emb(x_BD, places_B[:, None])
         return cos_B1K, sin_B1K
 
@@ -137,76 +128,36 @@ class Step:
 
     def __call__(self, x_BD: Tensor, first: int, lengths: Sequence[int], alphas: Sequence[float | None] = ()) -> Tensor:
         """Put `x_BD` at position `lengths[b]` of slot `first + b`; returns [B, D] in front of the head."""
-        device = x_BD.device
-        places_B = torch.tensor(lengths, device=device)
-        slots_B = torch.arange(first, first + len(lengths), device=device)
-        rotation = turn(self.rotation(x_BD, places_B, alphas))
-        query_scale = self.query_scale(x_BD, places_B)
-        groups = [self.group(a, b, lengths, places_B) for a, b in spans(lengths, self.positions_at_once)]
+        rows = Ragged(self.reader, first, lengths, x_BD.device, self.bias, self.scale)
+        return self.through(x_BD, rows, stretches(alphas, x_BD.device))
+
+    def fixed(self, x_BD: Tensor, lengths_B: Tensor, alpha_B: Tensor | None, keys: int, bias: Tensor | None) -> Tensor:
+        """The same at position `lengths_B[b]` of slot b, by a computation that shapes alone decide; see `Fixed`."""
+        return self.through(x_BD, Fixed(self.store, lengths_B, keys, bias, self.scale), alpha_B)
+
+    def through(self, x_BD: Tensor, rows: Rows, alpha_B: Tensor | None) -> Tensor:
+        """All layers and the last norm."""
+        rotation = turn(self.rotation(x_BD, rows.places_B, alpha_B))
+        query_scale = self.query_scale(x_BD, rows.places_B)
         for layer, block in enumerate(self.blocks):
             query_BHK, key_BHK, value_BHK = block.project(block.norm(x_BD))
             if rotation is not None:
                 query_BHK, key_BHK = rotated(query_BHK, *rotation), rotated(key_BHK, *rotation)
             if query_scale is not None:
                 query_BHK = query_BHK * query_scale
-            self.store.put(layer, slots_B, places_B, key_BHK, value_BHK)
-            x_BD = x_BD + block.out(self.attend(layer, first, query_BHK, groups).to(x_BD.dtype))
+            rows.put(layer, key_BHK, value_BHK)
+            # Queries that share a head of keys stand side by side, as if they were several positions.
+            found_BHGK = rows.attend(layer, query_BHK.view(len(x_BD), self.heads, -1, query_BHK.shape[-1]))
+            x_BD = x_BD + block.out(found_BHGK.flatten(1).to(x_BD.dtype))
             x_BD = x_BD + block.mlp(block.mlp_norm(x_BD))
         return self.norm(x_BD)
 
-    def group(self, a: int, b: int, lengths: Sequence[int], places_B: Tensor) -> "Group":
-        """Rows a .. b - 1 attend together, each to the keys up to its own."""
-        keys = max(lengths[a:b]) + 1
-        bias = self.bias(keys, self.dtype)
-        mask = None
-        if min(lengths[a:b]) + 1 < keys:
-            mask = (torch.arange(keys, device=places_B.device) <= places_B[a:b, None])[:, None, None]
-            if bias is not None:
-                mask = torch.where(mask, bias, float("-inf"))
-        elif bias is not None:
-            mask = bias[None]
-        return Group(a, b, keys, mask)
 
-    def attend(self, layer: int, first: int, query_BHK: Tensor, groups: Sequence["Group"]) -> Tensor:
-        # Queries that share a head of keys stand side by side, as if they were several positions.
-        query_BHGK = query_BHK.view(len(query_BHK), self.heads, -1, query_BHK.shape[-1]).to(self.dtype)
-        found = []
-        for a, b, length, mask in groups:
-            held = self.store.pairs[layer][:, first + a : first + b, :, :length]
-            keys, values = self.widened(held) if self.widen else held
-            found.append(
-                F.scaled_dot_product_attention(query_BHGK[a:b], keys, values, attn_mask=mask, scale=self.scale)
-            )
-        return (found[0] if len(found) == 1 else torch.cat(found)).flatten(1)
-
-    def widened(self, held: Tensor) -> Tensor:
-        """The same in float32, in memory that is used again and again."""
-        if self.scratch.numel() < held.numel():
-            self.scratch = torch.empty(held.numel())
-        return self.scratch[: held.numel()].view(held.shape).copy_(held)
-
-
-class Group(NamedTuple):
-    a: int
-    b: int
-    keys: int
-    mask: Tensor | None
-
-
-def spans(lengths: Sequence[int], most: int) -> list[tuple[int, int]]:
-    """Neighbouring rows whose lengths are alike enough to attend in one call: most of what is read must matter, and
-    all of it come to `most` positions unless one row alone has more.
-    """
-    sums = [0, *accumulate(length + 32 for length in lengths)]  # a call of its own costs as much as a few keys
-    found, start, longest = [], 0, 0
-    for row, length in enumerate(lengths):
-        wider = max(longest, length + 32)
-        read = (row + 1 - start) * wider
-        if row > start and (read > 1.5 * (sums[row + 1] - sums[start]) or read > most):
-            found.append((start, row))
-            start, wider = row, length + 32
-        longest = wider
-    return [*found, (start, len(lengths))]
+def stretches(alphas: Sequence[float | None], device: torch.device) -> Tensor | None:
+    """The rotary stretch of each row, where the decoder has such a thing."""
+    if not alphas or alphas[0] is None:
+        return None
+    return torch.tensor(alphas, dtype=torch.float64, device=device)
 
 
 def turn(rotation: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
@@ -243,8 +194,7 @@ class QwenStep(Step):
     def last_norm(self) -> Map:
         return _rms(self.decoder.ln_f)
 
-    @property
-    def scale(self) -> float:
+    def attention_scale(self) -> float:
         return float(self.decoder.layers[0].attn.scaling)
 
     def block(self, layer: Any, matrix: Callable[[nn.Module], Map]) -> Block:
@@ -258,8 +208,7 @@ class QwenStep(Step):
             lambda x: down(up(x) * F.silu(gate(x))),
         )
 
-    def rotation(self, x_BD: Tensor, places_B: Tensor, alphas: Sequence[float | None]) -> tuple[Tensor, Tensor] | None:
-        alpha_B = torch.tensor(alphas, dtype=torch.float64, device=x_BD.device)
+    def rotation(self, x_BD: Tensor, places_B: Tensor, alpha_B: Tensor | None) -> tuple[Tensor, Tensor] | None:
         cos_B1K, sin_B1K = self.decoder.rotary(places_B[:, None], alpha_B, x_BD.dtype)
         return cos_B1K, sin_B1K
 
@@ -279,8 +228,7 @@ class BloomStep(Step):
         norm: Map = self.decoder.ln_f
         return norm
 
-    @property
-    def scale(self) -> float:
+    def attention_scale(self) -> float:
         return float(self.decoder.h[0].self_attention.inv_norm_factor)
 
     def block(self, layer: Any, matrix: Callable[[nn.Module], Map]) -> Block:
@@ -291,10 +239,10 @@ class BloomStep(Step):
             lambda x: fused(x).view(len(x), self.heads, 3, -1).unbind(2),
             matrix(attention.dense),
             layer.post_attention_layernorm,
-            lambda x: outer(mlp.gelu_impl(inner(x))),
+            lambda x: outer(bloom_gelu_forward(inner(x))),
         )
 
-    def rotation(self, x_BD: Tensor, places_B: Tensor, alphas: Sequence[float | None]) -> tuple[Tensor, Tensor] | None:
+    def rotation(self, x_BD: Tensor, places_B: Tensor, alpha_B: Tensor | None) -> tuple[Tensor, Tensor] | None:
         return None
 
     def bias(self, keys: int, dtype: torch.dtype) -> Tensor | None:

@@ -176,7 +176,8 @@ class Qwen1Model(PreTrainedModel):
         """log-n: log of the 1-based position to base `seq_length`, never under 1."""
         if self.training or not self.config.use_logn_attn:
             return None
-        length = torch.tensor(float(self.config.seq_length), device=position_ids.device)
+        # Filled where it is used: a number brought from the host would end a recorded decode step.
+        length = torch.full((), float(self.config.seq_length), device=position_ids.device)
         return (torch.log(position_ids.float() + 1) / torch.log(length)).clamp(min=1).to(dtype)
 
     def settle_alpha(self, position_ids: Tensor, past_key_values: Cache | None) -> Tensor:
