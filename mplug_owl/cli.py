@@ -9,11 +9,13 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import mplug_owl
 from mplug_owl.errors import OwlError, RequestError, did_you_mean
@@ -32,7 +34,7 @@ measure  eval   scores, with intervals        score  answers of a file
          rate   grade answers blind           judge  let a model grade them
          report runs side by side; `report owleval`: that paper's figures
 try      lab    a paper's ablation, small     world  the drawn world
-         bench  measure speed
+         bench  measure speed                 look   where an answer comes from
 
 examples
   owl chat cat.jpg "What is the cat doing?" --model ./mplug-owl2
@@ -42,8 +44,32 @@ MODEL is a folder (published or native layout, or an adapter), a hub name, or a
 family: owlet is trained and the default, the others have random weights.
 """
 
-Parser = argparse.ArgumentParser
 DEFAULT = "owlet"  # the model where none is named
+OPTION = re.compile(r"--?[A-Za-z][^\s=]*")  # -1 is a number
+
+
+class Parser(argparse.ArgumentParser):
+    """The library's parser, which says what is wrong as everything here does: by an error of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        said = message.removeprefix("argument ")
+        raise RequestError(f"{said}{'' if said.endswith('?') else ';'} see `{self.prog} --help`")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As ever, but a word that is no option is told before what is missed because of it."""
+        words, known = list(sys.argv[1:] if args is None else args), self._option_string_actions
+        for word in words[: words.index("--")] if "--" in words else words:
+            option = OPTION.match(word)
+            if option and " " not in word and not any(name.startswith(option[0]) for name in known):
+                close = get_close_matches(option[0], [name for name in known if name.startswith("--")], 1, 0.7)
+                self.error(f"unknown option {option[0]}" + (f"; did you mean {close[0]}?" if close else ""))
+        return super().parse_known_args(words, namespace)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            which = f"{action.option_strings[-1]} " if action.option_strings else ""
+            guess = did_you_mean(str(value), map(str, action.choices))
+            raise argparse.ArgumentError(None, f"unknown {which}{value!r}{guess}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -345,5 +371,6 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
         beside("mplug_owl.bench", quiet=False),
     ),
     "world": ("Look at the drawn world or write it to files; `tokenizer OUT` trains the owlet's on its texts.", world),
+    "look": ("Show where in the pictures each word of an answer comes from.", beside("mplug_owl.eval.look_command")),
     "demo": ("Let the owlet answer about six pictures; on a terminal, then about yours.", demo),
 }

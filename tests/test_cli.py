@@ -72,6 +72,42 @@ def test_unknown_family_suggests_one(capsys: pytest.CaptureFixture[str]) -> None
     assert "did you mean 'tiny-owl2'" in line
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("chat What? --modle x", "unknown option --modle; did you mean --model? see `owl chat --help`"),
+        ("serve --quantise=int8", "unknown option --quantise; did you mean --quantize? see `owl serve --help`"),
+        ("train recipe --oot run", "unknown option --oot; did you mean --out? see `owl train --help`"),
+        ("report owleval --dtaa x", "unknown option --dtaa; did you mean --data? see `owl report owleval --help`"),
+        ("info --wings", "unknown option --wings; see `owl info --help`"),
+        ("chat -x", "unknown option -x; see `owl chat --help`"),
+        ("chat --top 3", "ambiguous option: --top could match --top-p, --top-k; see `owl chat --help`"),
+        ("chat --quantize int3", "unknown --quantize 'int3'; did you mean 'int8'? known: int4, int8; see "),
+        ("bench modle", "unknown 'modle'; did you mean 'model'? known: data, engine, "),
+        ("keys ad", "unknown 'ad'; did you mean 'add'? known: add, list, remove; see `owl keys --help`"),
+        ("keys", "the following arguments are required: add|list|remove; see `owl keys --help`"),
+        ("convert one", "the following arguments are required: OUT; see `owl convert --help`"),
+        ("rate system", "the following arguments are required: --data; see `owl rate --help`"),
+        ("chat --seed", "--seed: expected one argument; see `owl chat --help`"),
+        ("ui --port eighty", "--port: invalid int value: 'eighty'; see `owl ui --help`"),
+        ("info a b", "unrecognized arguments: b; see `owl info --help`"),
+        ("chta", "unknown command 'chta'; did you mean 'chat'? known: "),
+    ],
+)
+def test_a_command_line_that_cannot_be_is_one_line(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert failure(capsys, *words.split()).startswith(f"owl: {said}")
+
+
+def test_words_that_only_look_like_options_are_words(capsys: pytest.CaptureFixture[str]) -> None:
+    made = cli.parser("chat")
+    assert made.parse_intermixed_args(["-5", "-is it cold at -5?", "-", "--temper", "-1"]).words == [
+        "-5",
+        "-is it cold at -5?",
+        "-",
+    ]
+    assert "temperature=-1" in failure(capsys, "chat", "-is it cold?", "--temper", "-1", "--model", "tiny-owl2")
+
+
 def test_debug_shows_where_it_came_from() -> None:
     with pytest.raises(RequestError):
         cli.main(["chat", "one?", "two?", "--model", "tiny-owl2", "--debug"])

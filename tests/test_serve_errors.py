@@ -15,8 +15,10 @@ import openai
 import pytest
 from PIL import Image
 
+import mplug_owl
 from mplug_owl import Owl
 from mplug_owl.engine.options import EngineOptions
+from mplug_owl.serve.desk import Desk
 from mplug_owl.serve.options import ServeOptions
 from mplug_owl.serve.replies import KINDS, Refusal
 from mplug_owl.serve.schema import ChatRequest, read
@@ -160,12 +162,29 @@ def test_clients_raise_what_they_raise_for_openai(place: Place) -> None:
         with pytest.raises(openai.BadRequestError) as caught:
             client.chat.completions.create(model="tiny-owl2", messages=said(), max_tokens=0)
         assert caught.value.param == "max_tokens"
+        for length in (200, 20_000):  # over the context when it is read, and before
+            with pytest.raises(openai.BadRequestError) as long:
+                client.chat.completions.create(model="tiny-owl2", messages=said("owl " * length))
+            assert (long.value.code, long.value.param) == ("context_length_exceeded", "messages")
         with pytest.raises(openai.NotFoundError) as missing:
             client.chat.completions.create(model="tiny-owl3", messages=said())
         assert missing.value.code == "model_not_found"
         assert "did you mean 'tiny-owl2'" in missing.value.message
         with pytest.raises(openai.NotFoundError):
             client.models.retrieve("gpt")
+
+
+def test_what_memory_cannot_hold_is_too_long_as_well() -> None:
+    owl = mplug_owl.load("tiny-owl2", device="cpu", options=EngineOptions(memory=2**19))
+    positions = owl.engine.admission.positions
+    desk = Desk("owl", owl, ServeOptions(max_new_tokens=positions))
+    try:
+        with pytest.raises(Refusal, match="MiB for conversations") as refused:
+            desk.requests(ChatRequest(messages=said(), max_tokens=positions))
+        assert (refused.value.status, refused.value.code) == (400, "context_length_exceeded")
+        assert len(desk.requests(ChatRequest(messages=said(), max_tokens=5, n=2))) == 2
+    finally:
+        owl.engine.close()
 
 
 def test_unknown_models_leave_no_trace_in_the_metrics(place: Place) -> None:

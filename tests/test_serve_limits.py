@@ -18,13 +18,15 @@ from starlette.routing import Route
 
 from mplug_owl.serve import keys
 from mplug_owl.serve.account import account_of
+from mplug_owl.serve.app import answer_error
 from mplug_owl.serve.intake import protect
 from mplug_owl.serve.keys import Key
-from mplug_owl.serve.limits import Callers, Meter, allowed_models, check_model, local_hosts
+from mplug_owl.serve.limits import Callers, Meter, allowed_models, as_request, check_model, local_hosts
 from mplug_owl.serve.options import ServeOptions
 from mplug_owl.serve.replies import Json, Refusal
 
 ASK = "/v1/chat/completions"
+QUESTION = "/ui/question"
 
 
 class Clock:
@@ -64,8 +66,14 @@ def application(options: ServeOptions, log: io.StringIO | None = None) -> Starle
     async def page(request: Request) -> Response:
         return Json({"page": request.url.path})
 
-    pages = [Route(path, page) for path in ("/health", "/ready", "/metrics", "/v1/models", "/ui/index")]
-    app = Starlette(routes=[Route(ASK, answer, methods=["POST"]), *pages])
+    async def question(request: Request) -> Response:
+        with as_request(request.scope):
+            return await answer(request)
+
+    found = ("/health", "/ready", "/metrics", "/v1/models", "/ui/index", "/ui/assets/index.js", "/ui/theme.css")
+    pages = [Route(path, page) for path in found]
+    asked = [Route(ASK, answer, methods=["POST"]), Route(QUESTION, question, methods=["POST"])]
+    app = Starlette(routes=[*asked, *pages], exception_handlers={Refusal: answer_error})
     protect(app, options, log=log or io.StringIO())
     return app
 
@@ -302,6 +310,34 @@ def test_the_rate_holds_for_a_key_wherever_it_is_used(tmp_path: Path) -> None:
     assert heard(app, "GET", "/v1/models", authorization=f"Bearer {alice}").status == 200  # looking costs nothing
 
 
+def test_a_question_on_a_page_counts_for_the_key_and_nothing_else_there_does(tmp_path: Path) -> None:
+    path = tmp_path / "keys.jsonl"
+    alice, bob = keys.add(path, "alice", rate=3, concurrent=1), keys.add(path, "bob")
+    app = application(ServeOptions(keys=path))
+    password = "Basic " + base64.b64encode(f"anybody:{alice}".encode()).decode()
+    for _ in range(5):
+        assert heard(app, "GET", "/ui/index", authorization=password).status == 200
+
+    async def at_once() -> list[int]:
+        ways = [(ASK, f"Bearer {alice}"), (QUESTION, password)]
+        asked = [ask(app, path=to, body={"seconds": 0.05}, authorization=shown) for to, shown in ways]
+        return sorted(reply.status for reply in await asyncio.gather(*asked))
+
+    assert asyncio.run(at_once()) == [200, 429]
+    assert heard(app, path=QUESTION, body={"fault": "x"}, authorization=password).status == 500
+    assert heard(app, path=QUESTION, authorization=password).status == 200
+    refused = heard(app, path=QUESTION, authorization=password)
+    assert (refused.status, refused.error["code"]) == (429, "rate_limit_exceeded")
+    assert heard(app, authorization=f"Bearer {alice}").status == 429
+    assert heard(app, path=QUESTION, authorization=f"Bearer {bob}").status == 200
+    assert app.state.callers.running == 0
+
+
+def test_without_a_gate_nobody_is_counted() -> None:
+    with as_request({}):
+        pass
+
+
 def test_without_keys_addresses_are_counted() -> None:
     app = application(ServeOptions(rate=1))
     household = ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9")
@@ -433,6 +469,15 @@ def test_whoever_looks_after_the_machine_fills_no_log() -> None:
     (line,) = lines(log)
     assert line["status"] == 404
     assert len(line["path"]) == 200
+
+
+def test_a_page_is_one_line_and_not_one_for_each_of_its_parts() -> None:
+    log = io.StringIO()
+    app = application(ServeOptions(), log)
+    for path in ("/ui/index", "/ui/assets/index.js", "/ui/theme.css", "/ui/static/gone.js", "/assets/x"):
+        heard(app, "GET", path)
+    found = [(line["path"], line["status"]) for line in lines(log)]
+    assert found == [("/ui/index", 200), ("/ui/static/gone.js", 404), ("/assets/x", 404)]
 
 
 def test_a_log_that_nobody_reads_stops_no_answers() -> None:

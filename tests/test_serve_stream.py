@@ -91,7 +91,7 @@ def test_all_choices_end_with_their_client() -> None:
 
 
 def test_an_answer_that_takes_too_long_is_ended() -> None:
-    with one_slot(request_timeout=0.4) as (place, owl):
+    with one_slot(request_timeout=2.0) as (place, owl):  # in which the first token must come
         reply = place.ask("POST", PATH, {**LONG, "max_tokens": 50_000})
         assert (reply.status, reply.json["error"]["code"]) == (504, "timeout")
         events = place.ask("POST", PATH, {**LONG, "max_tokens": 50_000, "stream": True}).body.split(b"\n\n")

@@ -1,6 +1,7 @@
 """Modality-adaptive decoders of every layout: untrained they are the plain decoder, trained they are two."""
 
 import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +142,22 @@ def test_it_saves_and_loads_by_its_kind(kind: str, tmp_path: Path) -> None:
     assert torch.equal(
         states(again, inputs_embeds=x, visual_index=INDEX), states(twin, inputs_embeds=x, visual_index=INDEX)
     )
+    copied = pickle.loads(pickle.dumps(twin))
+    assert type(copied) is type(twin) and type(copied.config) is type(twin.config)
+    assert torch.equal(states(copied, inputs_embeds=x), states(twin, inputs_embeds=x))
     plain = branched(twin.config, False)
     assert plain.model_type == {"smollm": "llama"}.get(kind, kind)
     assert type(branched(plain, True)) is type(twin.config) and branched(plain, False) is plain
+
+
+@every
+def test_its_parts_are_named_and_recorded(kind: str) -> None:
+    _, twin = pair(kind, torch.float32, attention="eager")
+    (layer,) = {type(layer) for layer in twin.layers}
+    assert set(twin._no_split_modules) == {layer.__name__} and layer.__name__.startswith("Adaptive")
+    with torch.no_grad():
+        found = twin(inputs_embeds=rows(torch.float32), output_attentions=True, output_hidden_states=True)
+    assert len(found.attentions) == len(twin.layers) and len(found.hidden_states) == len(twin.layers) + 1
 
 
 def test_windows_reach_as_far_as_they_reach() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from mplug_owl.errors import DataError, RequestError
 from mplug_owl.media import Limits
 from mplug_owl.messages import ImagePart, TextPart, VideoPart
-from mplug_owl.serve.ui.conversation import SILENCE, Turn, messages, record, shown, turn_at
+from mplug_owl.serve.ui.conversation import SILENCE, Turn, keep, messages, record, shown, turn_at
 from mplug_owl.serve.ui.page import EXAMPLES
 from mplug_owl.serve.ui.parameters import Parameters
 from mplug_owl.serve.ui.upload import check_counts, looked_into
@@ -51,8 +51,25 @@ def test_files_are_known_by_what_they_hold(picture: Path, clip: Path, tmp_path: 
     assert [upload.kind for upload in found] == ["image", "video", "video", "video"]
     assert found[0].sha256 == hashlib.sha256(picture.read_bytes()).hexdigest()
     assert found[0].part() == ImagePart(picture.read_bytes()) and found[1].part() == VideoPart(clip.read_bytes())
-    assert found[1].sha256 == found[3].sha256 and found[1].copy()[1].endswith(".mp4")
+    assert found[1].sha256 == found[3].sha256
     json.dumps([upload.record() for upload in found])
+
+
+def test_files_are_kept_once_beside_the_records(picture: Path, clip: Path, tmp_path: Path) -> None:
+    turns = [Turn("What?", looked_into([str(path)], LIMITS)) for path in (picture, clip, picture)]
+    for _ in range(2):
+        keep(turns, tmp_path / "votes.jsonl")
+        kept = {path.name: path for path in (tmp_path / "votes-media").iterdir()}
+        assert {kept[f"{turn.uploads[0].sha256}{turn.uploads[0].path.suffix}"].read_bytes() for turn in turns} == {
+            path.read_bytes() for path in (picture, clip)
+        }
+        assert len(kept) == 2
+        for path in kept.values():
+            path.chmod(0o444)  # it would be replaced if it were copied again
+    assert {path.stat().st_mode & 0o777 for path in kept.values()} == {0o444}
+    picture.unlink()
+    with pytest.raises(DataError, match=r"cat\.png cannot be kept"):
+        keep(turns, tmp_path / "others.jsonl")
 
 
 def test_what_cannot_be_used_is_named_and_its_folder_is_not(picture: Path, clip: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import pytest
 import torch
 
 import mplug_owl
+from mplug_owl.serve import keys
 from mplug_owl.serve.ui.page import EXAMPLES
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the playwright package")
@@ -78,7 +79,7 @@ def served(models: Sequence[str], records: Path, *more: str) -> Iterator[str]:
             yield line[line.index("http://") :].strip()
         finally:
             server.terminate()
-            server.wait(30)
+            server.wait(120)
             server.stdout.close()
 
 
@@ -341,6 +342,63 @@ def test_side_by_side_by_name(opened: Callable[..., Any], records: Path) -> None
     sync_api.expect(said(page, "#owl-talk-a")).to_have_count(0)
 
 
+def looked(page: Any, tokens: int = 12) -> Any:
+    """Ask, and wait for the look."""
+    page.get_by_role("spinbutton", name=re.compile("Longest answer")).wait_for()
+    shorten(page, tokens)
+    ask(page, "What is <i>this</i>?")
+    look = page.locator("#owl-look .owl-look")
+    look.wait_for()
+    return look
+
+
+def lit(look: Any) -> list[int]:
+    """Which of the maps over the large picture can be seen."""
+    opacities = look.locator(".views .view img").evaluate_all("all => all.map(each => getComputedStyle(each).opacity)")
+    return [place for place, opacity in enumerate(opacities) if opacity != "0"]
+
+
+def test_a_look_shows_where_a_word_came_from(opened: Callable[..., Any], picture_file: Path, tmp_path: Path) -> None:
+    page = opened("look")
+    upload(page, picture_file)
+    look = looked(page)
+    words = look.locator(".said label")
+    assert words.count() >= 2 and lit(look) == [0]
+    sync_api.expect(look).to_contain_text("What is <i>this</i>?")
+    assert look.locator(".views .view").bounding_box()["width"] > 200
+    words.nth(1).click()
+    assert lit(look) == [1]
+    page.keyboard.press("ArrowLeft")
+    assert lit(look) == [0]
+    assert look.locator("table").first.locator("tr").count() == 3  # two layers below a heading
+    with page.expect_download() as started:
+        page.locator("#owl-look-file").click()
+    assert started.value.suggested_filename == "look.html"
+    started.value.save_as(tmp_path / "look.html")
+    alone = page.context.new_page()
+    alone.goto((tmp_path / "look.html").as_uri())
+    assert lit(alone) == [0] and "&lt;i&gt;this" in alone.content()
+
+
+def test_a_look_without_a_picture_is_refused_in_a_sentence(opened: Callable[..., Any], picture_file: Path) -> None:
+    page = opened("look")
+    ask(page, "What is this?")
+    page.get_by_role("alert").filter(has_text="Nothing was shown").wait_for()
+    assert question(page).input_value() == "What is this?"
+    upload(page, picture_file)
+    page.get_by_label("Go through the layers of the vision model").check()
+    looked(page)
+    sync_api.expect(page.get_by_role("alert")).to_have_count(0)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_look_fits_a_phone(opened: Callable[..., Any], scheme: str, picture_file: Path) -> None:
+    page = opened("look", viewport=PHONE, color_scheme=scheme, has_touch=True, is_mobile=True)
+    upload(page, picture_file)
+    looked(page, 30)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
 @pytest.mark.parametrize("path", ["", "compare"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_phones_and_the_dark(opened: Callable[..., Any], path: str, scheme: str, picture_file: Path) -> None:
@@ -394,6 +452,25 @@ def test_a_closed_tab_frees_its_place(opened: Callable[..., Any], site: str) -> 
     while running():
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def test_questions_count_for_the_key(chromium: Any, models: list[str], tmp_path: Path) -> None:
+    key = keys.add(tmp_path / "keys.jsonl", "ann", rate=1)
+    with served(models[:1], tmp_path, "--keys", str(tmp_path / "keys.jsonl")) as site:
+        context = chromium.new_context(http_credentials={"username": "anybody", "password": key})
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(site)
+        question(page).wait_for()
+        shorten(page, 8)
+        ask(page, "Hello?")
+        ended(page)
+        ask(page, "And now?")
+        page.get_by_role("alert").filter(has_text="Over 1 requests a minute").wait_for()
+        assert question(page).input_value() == "And now?"
+        context.close()
+    log = (tmp_path / "log").read_text()
+    assert '"key": "ann"' in log and "/ui/assets/" not in log and key not in log
 
 
 def test_files_of_the_machine_stay_where_they_are(opened: Callable[..., Any], site: str) -> None:
@@ -450,3 +527,10 @@ def test_pictures_of_the_pages(chromium: Any, tmp_path: Path) -> None:
                 button(page, "New round").click()
                 sync_api.expect(said(page, "#owl-talk-a")).to_have_count(0)
         take(page, "compare")
+        page = chromium.new_context(viewport={"width": 1000, "height": 820}).new_page()
+        page.goto(f"{site}look")
+        question(page).wait_for()
+        upload(page, EXAMPLES / "scene.png")
+        ask(page, "What colour is the large square?")
+        page.locator("#owl-look .owl-look").wait_for()
+        take(page, "look")

@@ -15,6 +15,7 @@ from mplug_owl.errors import DataError, RequestError
 from mplug_owl.messages import ImagePart, Message, TextPart
 from mplug_owl.serve.catalogue import Catalogue, UnknownModel
 from mplug_owl.serve.options import ServeOptions
+from mplug_owl.serve.replies import Refusal
 from mplug_owl.serve.ui.conversation import Turn
 from mplug_owl.serve.ui.options import PageOptions
 from mplug_owl.serve.ui.parameters import Parameters
@@ -126,6 +127,11 @@ def test_too_many_questions_are_told_so(asker: Asker, catalogue: Catalogue) -> N
         for reply in replies:
             reply.stop()
     until(lambda: idle(catalogue))
+
+
+def test_a_refusal_is_a_sentence() -> None:
+    refused = Refusal(429, "over 3 requests a minute; the next may come in 20.0 s", code="rate_limit_exceeded")
+    assert explained(refused) == "Over 3 requests a minute; the next may come in 20.0 s."
 
 
 def test_what_cannot_be_asked_is_refused_at_once(asker: Asker, picture_file: Path) -> None:

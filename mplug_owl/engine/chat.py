@@ -20,7 +20,7 @@ from mplug_owl.engine.request import Event, Failure, Finish, Medium, Request, To
 from mplug_owl.engine.sampling import Sampling
 from mplug_owl.engine.transcript import Transcript
 from mplug_owl.errors import RequestError
-from mplug_owl.media import Limits, load_image, load_video
+from mplug_owl.media import Limits, Tally, load_image, load_video
 from mplug_owl.messages import ImagePart, Message, TextPart, VideoPart, chat_dicts
 from mplug_owl.models.processor import OwlProcessor
 
@@ -58,13 +58,14 @@ class Answer:
             self._say(self._transcript.add(event.id), hold=self._whole)
             return self._transcript.ended
         if isinstance(event, Finish):
-            self._say(self._transcript.finish(), hold=False)
+            self._say(self._transcript.finish(), hold=False, last=True)
         self._put(event)
         return False
 
-    def _say(self, text: str, hold: bool) -> None:
+    def _say(self, text: str, hold: bool, last: bool = False) -> None:
         self._text.append(text)
-        if not hold and (text or self._whole):
+        # Tokens without a text of their own wait for the next that has one; after the last there is none.
+        if not hold and (text or self._whole or (last and self._tokens)):
             self._put(Delta("".join(self._text), tuple(self._tokens)))
             self._text, self._tokens = [], []
 
@@ -164,14 +165,14 @@ class Chat:
         """Open the media of a conversation and make its prompt.
 
         Raises:
-            DataError: an image or a video cannot be used.
+            DataError: an image or a video cannot be used, or all together are too large.
             RequestError: the parts of the request do not fit each other.
         """
         parts = [part for message in messages for part in message.content]
-        pictures = [load_image(part.source, self.limits) for part in parts if isinstance(part, ImagePart)]
-        frames = self.processor.num_frames
+        limits, tally, frames = self.limits, Tally(self.limits), self.processor.num_frames
+        pictures = [load_image(part.source, limits, tally) for part in parts if isinstance(part, ImagePart)]
         videos = [part for part in parts if isinstance(part, VideoPart)]
-        clips = [load_video(part.source, part.num_frames or frames, self.limits) for part in videos]
+        clips = [load_video(part.source, part.num_frames or frames, limits, tally) for part in videos]
         ids, kinds = self.prompt(messages, [len(clip) for clip in clips], system, template)
         for kind, given in (("image", pictures), ("video", clips)):
             if kinds.count(kind) != len(given):

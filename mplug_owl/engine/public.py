@@ -7,6 +7,7 @@ business; how tensors become tokens, the model's.
 
 import threading
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
@@ -18,6 +19,8 @@ from mplug_owl.engine.answers import answers
 from mplug_owl.engine.chat import Answer, Chat, as_template_wants, template_stops
 from mplug_owl.engine.conversation import Conversation, conversation
 from mplug_owl.engine.engine import Engine
+from mplug_owl.engine.insight.look import Look, look_inside
+from mplug_owl.engine.insight.observer import Observer
 from mplug_owl.engine.options import EngineOptions
 from mplug_owl.engine.quantize import quantize as make_smaller
 from mplug_owl.engine.request import Request
@@ -123,6 +126,30 @@ class Owl:
         """As `chat`, but at once: the answer is on its way, and its text comes whole."""
         asked, stops = self._request(messages, **options)
         return self.desk.ask(asked, stops=stops, whole=True)
+
+    def look(
+        self,
+        messages: Conversation,
+        *,
+        rollout: Sequence[str] = (),
+        layers: Sequence[int] | None = None,
+        lens: int = 3,
+        **options: Unpack[ChatOptions],
+    ) -> Look:
+        """Answer as `chat` does, and tell where in the pictures each word of the answer comes from.
+
+        A word looks at pictures by the attention of the decoder, averaged over heads and `layers` (all unless given),
+        carried through the connector onto patches. `rollout` goes through "vision" and "decoder" layer by layer
+        instead of taking tokens for their patches, and looks for direct. `lens` is how many words are told of each
+        visual position, 0 for none. The answer is what `chat` gives; looking changes nothing.
+
+        Raises: as `chat`; RequestError where nothing is shown or nothing is answered.
+        """
+        wishes: dict[str, Any] = dict(options)
+        heard = conversation(messages, wishes.pop("images", None) or (), wishes.pop("videos", None) or ())
+        sampling = Sampling(**{f.name: wishes.pop(f.name) for f in fields(Sampling) if f.name in wishes})
+        observer = Observer(self.model, rollout=rollout, layers=layers, lens=lens)
+        return look_inside(self.desk, heard, observer, sampling=sampling, **wishes)
 
     def _request(
         self,

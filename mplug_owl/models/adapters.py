@@ -45,18 +45,24 @@ class Identity:
 
 def identity(model: OwlForConditionalGeneration, name: str | Path) -> Identity:
     """The identity of `model`, opened by `name`, as long as nothing has been trained or added."""
+    place = str(Path(name).resolve()) if Path(name).is_dir() else str(name)
+    return Identity(place, _config_hash(model.config), fingerprint(model))
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash over name, shape and sampled values of every weight, whatever dtype it is loaded in."""
     digest = hashlib.sha256()
     for tensor_name, weight in sorted(model.named_parameters()):
         if weight.is_meta:
-            raise ConfigError(f"{tensor_name} is on the meta device; take the identity of a loaded model")
+            raise ConfigError(f"{tensor_name} is on the meta device; take the fingerprint of a loaded model")
         count = weight.numel()
-        picked = torch.arange(min(count, SAMPLES)) * count // min(count, SAMPLES)
+        sampled = min(count, SAMPLES)
+        picked = torch.arange(sampled) * count // max(1, sampled)
         # The coarsest dtype a model is loaded in: the hash is the same in all of them.
         values = weight.detach().flatten()[picked.to(weight.device)].to(torch.bfloat16).cpu()
         digest.update(f"{tensor_name} {list(weight.shape)} ".encode())
         digest.update(values.view(torch.uint8).numpy().tobytes())
-    place = str(Path(name).resolve()) if Path(name).is_dir() else str(name)
-    return Identity(place, _config_hash(model.config), digest.hexdigest())
+    return digest.hexdigest()
 
 
 def _config_hash(config: OwlConfig) -> str:
@@ -171,7 +177,9 @@ def fold(model: OwlForConditionalGeneration) -> OwlForConditionalGeneration:
     return model
 
 
-def merge(adapter: str | Path, out: str | Path, *, base: str | Path | None = None, dtype: str = "auto") -> None:
+def merge(
+    adapter: str | Path, out: str | Path, *, base: str | Path | None = None, dtype: str | torch.dtype = "auto"
+) -> None:
     """Write the base with the adapter folded in as an ordinary native folder.
 
     `base` is needed only where the one the adapter names lies elsewhere now.

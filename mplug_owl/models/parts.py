@@ -3,8 +3,8 @@
 f_V may come from a CLIPVisionModel folder and f_L from a LlamaForCausalLM (or BloomForCausalLM) folder, each with its
 own sizes; the visual branch of a modality-adaptive decoder starts as a copy of its text branch. What no part brings
 starts random, from a seed. With a connector, an owl is put together from any tower and decoder (`built.py`). An owl
-can also move to another picture size or number of queries, and gain or lose the visual branch. What is trained from
-here on is not known here.
+can also move to another picture size, number of queries or connector, and gain or lose the visual branch. What is
+trained from here on is not known here.
 """
 
 import copy
@@ -22,12 +22,13 @@ from mplug_owl.models.adapters import BASE
 from mplug_owl.models.built import build as build_owl
 from mplug_owl.models.built import spoken
 from mplug_owl.models.checkpoint import Checkpoint, read_config, resolve_folder
+from mplug_owl.models.connectors import connector as new_connector
 from mplug_owl.models.decoders import branched, fields_of
 from mplug_owl.models.families import family as find_family
 from mplug_owl.models.families import make_processor
 from mplug_owl.models.owl import OwlConfig, OwlForConditionalGeneration
 from mplug_owl.models.processor import OwlProcessor
-from mplug_owl.models.slots import Slots
+from mplug_owl.models.slots import PROJECTIONS, Slots, connector_config
 from mplug_owl.models.slots import configuration as built_configuration
 from mplug_owl.models.tokenizers import bloom_tokenizer, llama_tokenizer
 from mplug_owl.models.vision import OwlVisionConfig, OwlVisionModel
@@ -62,17 +63,17 @@ def assemble(
     seed: int = 0,
     dtype: torch.dtype | str = "auto",
 ) -> tuple[OwlForConditionalGeneration, OwlProcessor]:
-    """The owl a run starts from, on the CPU: `start`, or `family` with the parts that are given, or, with a
-    `connector`, the parts alone.
+    """The owl a run starts from, on the CPU: `start`, with another `connector` if one is given; or `family` with the
+    parts that are given; or, with a `connector`, the parts alone.
 
     `dtype="auto"` keeps the dtype of `start`, and is float32 otherwise.
     """
     if start is not None:
-        if vision is not None or language is not None or connector is not None:
+        if vision is not None or language is not None:
             raise ConfigError(
                 f"start={str(start)!r} and a part are both given: start from a whole owl or put one together from parts"
             )
-        model, processor = _from(start, image_size, queries, seed, dtype)
+        model, processor = _from(start, connector, image_size, queries, seed, dtype)
         return (model if adaptive is None else branch(model, adaptive)), processor
     if connector is not None:
         if vision is None or language is None:
@@ -103,9 +104,14 @@ def assemble(
 
 
 def _from(
-    start: str | Path, image_size: int | None, queries: int | None, seed: int, dtype: torch.dtype | str
+    start: str | Path,
+    connector: str | None,
+    image_size: int | None,
+    queries: int | None,
+    seed: int,
+    dtype: torch.dtype | str,
 ) -> tuple[OwlForConditionalGeneration, OwlProcessor]:
-    """An owl that exists, moved to that picture size and number of queries."""
+    """An owl that exists, moved to that picture size, connector and number of queries."""
     if (Path(start) / BASE).is_file():
         raise ConfigError(
             f"init.start={str(start)!r} is an adapter; merge it into its base and start from "
@@ -116,7 +122,9 @@ def _from(
     model, processor = load(start, device="cpu", dtype=dtype)
     if image_size is not None:
         resize(model, processor, image_size)
-    if queries is not None:
+    if connector is not None:
+        reconnect(model, processor, connector, queries, seed)
+    elif queries is not None:
         ask_anew(model, processor, queries, seed)
     return model, processor
 
@@ -334,6 +342,37 @@ def ask_anew(model: OwlForConditionalGeneration, processor: OwlProcessor, querie
         torch.manual_seed(seed)
         model.model.abstractor = OwlAbstractor(abstractor).to(model.dtype).eval()
     processor.media_length = model.config.media_length
+
+
+def reconnect(
+    model: OwlForConditionalGeneration, processor: OwlProcessor, name: str, queries: int | None, seed: int
+) -> None:
+    """Give an owl another connector, in place; it starts random."""
+    model.config.abstractor_config = other_connector(model.config, name, queries)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.model.abstractor = new_connector(model.config.abstractor_config).to(model.dtype).eval()
+    processor.media_length = model.config.media_length
+
+
+def other_connector(config: OwlConfig, name: str, queries: int | None) -> PreTrainedConfig:
+    """The connector `name` for that owl: as deep as the one whose place it takes, with as many queries unless told,
+    and with weights as large to begin with.
+    """
+    vision, old = config.vision_config, config.abstractor_config
+    if vision.temporal:
+        raise ConfigError(
+            f"connector={name!r}: f_V of this owl sees a video as a whole, and only the abstractor it came with takes "
+            "that; start from an owl of pictures"
+        )
+    summarises = name not in PROJECTIONS and hasattr(old, "num_queries")
+    made: Any = connector_config(
+        name, vision, config.text_config.hidden_size, old.num_queries if queries is None and summarises else queries
+    )
+    made.initializer_range = old.initializer_range
+    if summarises:
+        made.num_hidden_layers = old.num_hidden_layers
+    return made
 
 
 def branch(model: OwlForConditionalGeneration, adaptive: bool) -> OwlForConditionalGeneration:

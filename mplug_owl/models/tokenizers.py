@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mplug_owl.errors import CheckpointError
 
-_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # what sentencepiece writes for a space
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # what sentencepiece writes for a space
 _QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -58,11 +58,11 @@ def llama_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     )
     rules = proto.normalizer_spec
     charsmap = [normalizers.Precompiled(rules.precompiled_charsmap)] if rules.precompiled_charsmap else []
-    prefix = [normalizers.Prepend(_SPACE)] if rules.add_dummy_prefix else []
+    prefix = [normalizers.Prepend(SPACE)] if rules.add_dummy_prefix else []
     strip = [decoders.Strip(content=" ", left=1)] if rules.add_dummy_prefix else []
-    backend.normalizer = normalizers.Sequence([*charsmap, *prefix, normalizers.Replace(" ", _SPACE)])
+    backend.normalizer = normalizers.Sequence([*charsmap, *prefix, normalizers.Replace(" ", SPACE)])
     backend.decoder = decoders.Sequence(
-        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
     _add_special(backend, [*kinds[2], *kinds[3]])
     backend.add_tokens([AddedToken(text, normalized=False) for text in kinds[4]])
@@ -84,7 +84,7 @@ def qwen_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     path = folder / "qwen.tiktoken"
     if not path.is_file():
         return _from_json(folder, {"eos_token": _QWEN_SPECIAL[0]})
-    letters = _byte_letters()
+    letters = byte_letters()
     ranks = {"".join(letters[byte] for byte in token): rank for token, rank in _tiktoken(path).items()}
     # tiktoken takes a whole word that is a token as it is; so does `ignore_merges`.
     backend = Tokenizer(BPE(vocab=ranks, merges=_merges(ranks), ignore_merges=True))
@@ -102,7 +102,7 @@ def qwen_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer of 259 ids that needs no file: `<unk>`, `<s>`, `</s>`, then the 256 bytes."""
-    words = [*_LLAMA_NAMES.values(), *_byte_letters()]
+    words = [*_LLAMA_NAMES.values(), *byte_letters()]
     backend = Tokenizer(BPE(vocab={word: i for i, word in enumerate(words)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
@@ -134,7 +134,7 @@ def train_tokenizer(
     room = size - len(special) - 256
     words = [word for word, count in frequent if count >= least and may_be_id(word)][:room]
     special += [f"<|spare_{i}|>" for i in range(room - len(words))]
-    letters = _byte_letters()
+    letters = byte_letters()
     vocabulary = [*special, *letters, *("".join(letters[byte] for byte in word.encode()) for word in words)]
     # Without merges a word is either known as a whole or falls into its bytes.
     backend = Tokenizer(BPE(vocab={word: i for i, word in enumerate(vocabulary)}, merges=[], ignore_merges=True))
@@ -192,7 +192,7 @@ def _merges(ranks: Mapping[str, float]) -> list[tuple[str, str]]:
     return merges
 
 
-def _byte_letters() -> list[str]:
+def byte_letters() -> list[str]:
     """The printable letter that stands for each byte in a byte-level vocabulary, as in GPT-2."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     spare = iter(range(0x100, 0x200))

@@ -156,109 +156,29 @@ class TwoWayModel(nn.Module):
 # ---- one layout after the other ------------------------------------------------------------------
 
 
-@strict
-class AdaptiveMistralConfig(MistralConfig):
-    model_type = "mplug_owl_adaptive_mistral"
+def twin(config: type, attention: type, layer: type, model: type) -> tuple[Any, Any]:
+    """The configuration and the model of a twin: classes in front of the library's four, each called after its own.
 
+    An attention may be one of ours already. The layer and its attention are found at their model, also by pickle.
+    """
+    name = f"Adaptive{model.__name__}"
 
-class AdaptiveMistralAttention(TwoWayAttention, MistralAttention):
-    pass
+    def in_front(of: type, *fronts: type, place: str = "", **body: Any) -> Any:
+        called = f"Adaptive{of.__name__}"
+        return type(called, (*fronts, of), {"__module__": __name__, "__qualname__": place or called, **body})
 
-
-class AdaptiveMistralDecoderLayer(TwoWayLayer, MistralDecoderLayer):
-    attention = AdaptiveMistralAttention
-
-
-class AdaptiveMistralModel(TwoWayModel, MistralModel):
-    config: AdaptiveMistralConfig
-    layer = AdaptiveMistralDecoderLayer
-    _no_split_modules = ["AdaptiveMistralDecoderLayer"]
-    _can_record_outputs = {"hidden_states": layer, "attentions": AdaptiveMistralAttention}
-
-
-@strict
-class AdaptiveQwen2Config(Qwen2Config):
-    model_type = "mplug_owl_adaptive_qwen2"
-
-
-class AdaptiveQwen2Attention(TwoWayAttention, Qwen2Attention):
-    pass
-
-
-class AdaptiveQwen2DecoderLayer(TwoWayLayer, Qwen2DecoderLayer):
-    attention = AdaptiveQwen2Attention
-
-
-class AdaptiveQwen2Model(TwoWayModel, Qwen2Model):
-    config: AdaptiveQwen2Config
-    layer = AdaptiveQwen2DecoderLayer
-    _no_split_modules = ["AdaptiveQwen2DecoderLayer"]
-    _can_record_outputs = {"hidden_states": layer, "attentions": AdaptiveQwen2Attention}
-
-
-@strict
-class AdaptiveQwen3Config(Qwen3Config):
-    model_type = "mplug_owl_adaptive_qwen3"
-
-
-class AdaptiveQwen3Attention(TwoWayAttention, Qwen3Attention):
-    pass
-
-
-class AdaptiveQwen3DecoderLayer(TwoWayLayer, Qwen3DecoderLayer):
-    attention = AdaptiveQwen3Attention
-
-
-class AdaptiveQwen3Model(TwoWayModel, Qwen3Model):
-    config: AdaptiveQwen3Config
-    layer = AdaptiveQwen3DecoderLayer
-    _no_split_modules = ["AdaptiveQwen3DecoderLayer"]
-    _can_record_outputs = {"hidden_states": layer, "attentions": AdaptiveQwen3Attention}
-
-
-@strict
-class AdaptiveSmolLM3Config(SmolLM3Config):
-    model_type = "mplug_owl_adaptive_smollm3"
-
-
-class AdaptiveSmolLM3Attention(TwoWayAttention, SmolLM3Attention):
-    pass
-
-
-class AdaptiveSmolLM3DecoderLayer(TwoWayLayer, SmolLM3DecoderLayer):
-    attention = AdaptiveSmolLM3Attention
-
-
-class AdaptiveSmolLM3Model(TwoWayModel, SmolLM3Model):
-    config: AdaptiveSmolLM3Config
-    layer = AdaptiveSmolLM3DecoderLayer
-    _no_split_modules = ["AdaptiveSmolLM3DecoderLayer"]
-    _can_record_outputs = {"hidden_states": layer, "attentions": AdaptiveSmolLM3Attention}
-
-
-@strict
-class AdaptiveGemmaConfig(GemmaConfig):
-    model_type = "mplug_owl_adaptive_gemma"
-
-
-class AdaptiveGemmaAttention(TwoWayAttention, GemmaAttention):
-    pass
-
-
-class AdaptiveGemmaDecoderLayer(TwoWayLayer, GemmaDecoderLayer):
-    attention = AdaptiveGemmaAttention
-
-
-class AdaptiveGemmaModel(TwoWayModel, GemmaModel):
-    config: AdaptiveGemmaConfig
-    layer = AdaptiveGemmaDecoderLayer
-    _no_split_modules = ["AdaptiveGemmaDecoderLayer"]
-    _can_record_outputs = {"hidden_states": layer, "attentions": AdaptiveGemmaAttention}
-
-
-@strict
-class AdaptivePhi3Config(Phi3Config):
-    model_type = "mplug_owl_adaptive_phi3"
+    own_config = strict(in_front(config, model_type=f"mplug_owl_adaptive_{config.model_type}"))
+    if not issubclass(attention, TwoWayAttention):
+        attention = in_front(attention, TwoWayAttention, place=f"{name}.layer.attention")
+    own_layer = in_front(layer, TwoWayLayer, place=f"{name}.layer", attention=attention)
+    return own_config, in_front(
+        model,
+        TwoWayModel,
+        config_class=own_config,
+        layer=own_layer,
+        _no_split_modules=[own_layer.__name__],
+        _can_record_outputs={"hidden_states": own_layer, "attentions": attention},
+    )
 
 
 class AdaptivePhi3Attention(TwoWayAttention, Phi3Attention):
@@ -266,7 +186,7 @@ class AdaptivePhi3Attention(TwoWayAttention, Phi3Attention):
 
     rotate = staticmethod(rotate_a_part)
 
-    def __init__(self, config: AdaptivePhi3Config, layer_idx: int) -> None:
+    def __init__(self, config: Phi3Config, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
         self.visual_kv_proj = nn.Linear(config.hidden_size, 2 * self.num_key_value_heads * self.head_dim, bias=False)
 
@@ -279,16 +199,12 @@ class AdaptivePhi3Attention(TwoWayAttention, Phi3Attention):
         return self.heads(query), self.heads(key), self.heads(value)
 
 
-class AdaptivePhi3DecoderLayer(TwoWayLayer, Phi3DecoderLayer):
-    attention = AdaptivePhi3Attention
-
-
-class AdaptivePhi3Model(TwoWayModel, Phi3Model):
-    config: AdaptivePhi3Config
-    layer = AdaptivePhi3DecoderLayer
-    _no_split_modules = ["AdaptivePhi3DecoderLayer"]
-    _can_record_outputs = {"hidden_states": layer, "attentions": AdaptivePhi3Attention}
-
+AdaptiveMistralConfig, AdaptiveMistralModel = twin(MistralConfig, MistralAttention, MistralDecoderLayer, MistralModel)
+AdaptiveQwen2Config, AdaptiveQwen2Model = twin(Qwen2Config, Qwen2Attention, Qwen2DecoderLayer, Qwen2Model)
+AdaptiveQwen3Config, AdaptiveQwen3Model = twin(Qwen3Config, Qwen3Attention, Qwen3DecoderLayer, Qwen3Model)
+AdaptiveSmolLM3Config, AdaptiveSmolLM3Model = twin(SmolLM3Config, SmolLM3Attention, SmolLM3DecoderLayer, SmolLM3Model)
+AdaptiveGemmaConfig, AdaptiveGemmaModel = twin(GemmaConfig, GemmaAttention, GemmaDecoderLayer, GemmaModel)
+AdaptivePhi3Config, AdaptivePhi3Model = twin(Phi3Config, AdaptivePhi3Attention, Phi3DecoderLayer, Phi3Model)
 
 TWINS = (
     (AdaptiveMistralConfig, AdaptiveMistralModel),

@@ -159,7 +159,8 @@ class Completion(Response):
             events = []
             for number, piece in found:
                 logprobs = self.desk.logprobs(piece.tokens) if self.wish.logprobs else None
-                events.append(chunks.text(number, piece.text, logprobs))
+                if piece.text or logprobs:
+                    events.append(chunks.text(number, piece.text, logprobs))
                 said[number] += piece.text
             for number, answer in enumerate(self.answers):
                 if answer.finish and number not in ended:

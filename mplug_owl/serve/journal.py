@@ -24,6 +24,8 @@ from mplug_owl.serve.account import Account, account_of
 from mplug_owl.serve.replies import refusal
 
 PROBES = ("/health", "/ready", "/metrics")  # asked every few seconds; only their failures are news
+# What a page is made of: a browser asks for a hundred of them when it opens one.
+PARTS = re.compile(r"/ui/(?:gradio_api/)?(?:(?:assets|static|svelte)/.+|theme\.css|favicon\.ico|manifest\.json)")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LONGEST = 200  # letters of an address
 _FRAMES = 8
@@ -50,6 +52,12 @@ class Record:
     """Whether the client left before the end."""
     fault: BaseException | None = None
     started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether it says nothing to whoever reads the log."""
+        usual = self.path in PROBES or (self.method == "GET" and PARTS.fullmatch(self.path) is not None)
+        return usual and self.status in (200, 304)
 
     def line(self, contents: bool) -> str:
         said: dict[str, Any] = {
@@ -141,7 +149,7 @@ class Journal:
             if kept.status is None:
                 await refusal(error).response()(scope, receive, said)
         finally:
-            if not (kept.path in PROBES and kept.status == 200):
+            if not kept.is_usual:
                 self._write(kept.line(self.log_contents))
             kept.fault = kept.account.fault = None  # its frames hold on to everything the request came with
         return None

@@ -229,7 +229,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  owl serve --keys keys.jsonl\n"
         "  owl keys remove alice        (a running server refuses the key at once)"
     )
-    parser.add_argument("what", choices=("add", "list", "remove"))
+    parser.add_argument("what", choices=("add", "list", "remove"), metavar="add|list|remove")
     parser.add_argument("name", nargs="?", metavar="NAME", help="whose key it is; the log shows it")
     parser.add_argument("--file", type=Path, default=FILE, metavar="FILE", help=f"(default: {FILE})")
     made = parser.add_argument_group("of a key to add")

@@ -9,7 +9,8 @@ import binascii
 import ipaddress
 import math
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -188,10 +189,8 @@ class Gate:
     def _admit(self, scope: Scope) -> Meter | None:
         """The meter on which a request counts, if it is one that counts. Raises: Refusal."""
         self._check_host(scope)
-        key = scope["state"]["key"] = self._key(scope)
-        if not _is_work(scope):
-            return None
-        return self.callers.enter(_address(scope) if key is None else f"key {key.id}", key)
+        scope["state"].update(key=self._key(scope), callers=self.callers)
+        return self.callers.enter(*_caller(scope)) if _is_work(scope) else None
 
     def _check_host(self, scope: Scope) -> None:
         """A web page may point a name of its own at this machine; the browser then takes us for a part of it."""
@@ -225,6 +224,28 @@ class Gate:
             return key
         challenge = "Bearer" if scope["path"].startswith(("/v1/", "/metrics", "/openapi")) else 'Basic realm="owl"'
         raise Refusal(401, said, code="invalid_api_key", headers={"WWW-Authenticate": challenge})
+
+
+@contextmanager
+def as_request(scope: Scope) -> Iterator[None]:
+    """Count a question on a page as a request of whoever asks, until it is answered; what else a page sends is free.
+
+    Raises: Refusal where it is one too many.
+    """
+    callers: Callers | None = scope.get("state", {}).get("callers")
+    if callers is None:  # no gate stands in front
+        yield
+        return
+    meter = callers.enter(*_caller(scope))
+    try:
+        yield
+    finally:
+        callers.leave(meter)
+
+
+def _caller(scope: Scope) -> tuple[str, Key | None]:
+    key: Key | None = scope["state"]["key"]
+    return _address(scope) if key is None else f"key {key.id}", key
 
 
 def check_model(scope: Scope, model: str) -> None:

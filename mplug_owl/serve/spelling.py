@@ -9,8 +9,9 @@ from functools import cached_property
 
 from transformers import PreTrainedTokenizerFast
 
+from mplug_owl.models.tokenizers import SPACE, byte_letters
+
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # what sentencepiece writes for a space
 
 
 class Spelling:
@@ -42,7 +43,7 @@ class Spelling:
             return bytes(self._letters[letter] for letter in word if letter in self._letters)
         if found := _BYTE.fullmatch(word):
             return bytes([int(found[1], 16)])
-        return word.replace(_SPACE, " ").encode()
+        return word.replace(SPACE, " ").encode()
 
     @cached_property
     def _letters(self) -> dict[str, int]:
@@ -50,7 +51,4 @@ class Spelling:
         decoder = json.loads(self.tokenizer.backend_tokenizer.decoder.__getstate__())
         if "ByteLevel" not in {decoder["type"], *(part["type"] for part in decoder.get("decoders", ()))}:
             return {}
-        # As in GPT-2: bytes that are printable letters stand for themselves, the others for letters from 256 on.
-        printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-        others = [byte for byte in range(256) if byte not in printable]
-        return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+        return {letter: byte for byte, letter in enumerate(byte_letters())}

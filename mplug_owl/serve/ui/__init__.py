@@ -1,4 +1,4 @@
-"""The pages: chat with an owl, compare two, vote. They know the owls by name and nothing of the API's requests.
+"""The pages: chat with an owl, compare two, vote, look inside. They know owls by name, and nothing of API requests.
 
 Gradio draws them, without anything from outside: no analytics, no fonts or scripts of other hosts.
 """
@@ -36,4 +36,9 @@ def mount(
 
         ComparePage(catalogue, app.state.options, options).draw()
 
-    attach(app, [Page("Chat", chat), Page("Compare", compare), *more], options)
+    def look() -> None:
+        from mplug_owl.serve.ui.look import LookPage
+
+        LookPage(catalogue, app.state.options, options).draw()
+
+    attach(app, [Page("Chat", chat), Page("Compare", compare), Page("Look", look), *more], options)

@@ -10,12 +10,13 @@ import gradio as gr
 from starlette.types import Scope
 
 from mplug_owl.errors import OwlError
+from mplug_owl.ledger import Ledger, now
 from mplug_owl.serve.catalogue import Catalogue
+from mplug_owl.serve.limits import as_request
 from mplug_owl.serve.options import ServeOptions
 from mplug_owl.serve.ui.apicall import curl, python
 from mplug_owl.serve.ui.controls import QUIET, parameter_controls, question_box
-from mplug_owl.serve.ui.conversation import Turn, record, shown, turn_at
-from mplug_owl.serve.ui.ledger import Ledger
+from mplug_owl.serve.ui.conversation import Turn, keep, record, shown, turn_at
 from mplug_owl.serve.ui.options import PageOptions
 from mplug_owl.serve.ui.page import EXAMPLES, notice
 from mplug_owl.serve.ui.parameters import Parameters
@@ -133,9 +134,10 @@ class ChatPage:
             rating = {True: "up", False: "down"}.get(event.liked)
             session.turns[number] = replace(session.turns[number], rating=rating)
             turns = session.turns[: number + 1]
-            self.thumbs.append({"rating": rating, "model": turns[-1].model, "conversation": record(turns)})
+            model = turns[-1].model
+            self.thumbs.append({"time": now(), "rating": rating, "model": model, "conversation": record(turns)})
             if self.options.keep_media:
-                self.thumbs.keep(upload.copy() for turn in turns for upload in turn.uploads)
+                keep(turns, self.thumbs.path)
         except Exception as error:
             return gr.skip(), notice(explained(error))
         thumbs = [{"up": "Like", "down": "Dislike"}.get(turn.rating or "") for turn in session.turns]
@@ -186,7 +188,7 @@ class ChatPage:
         try:
             with session.busy():
                 turn = replace(await asked(), model=self.catalogue.name(model), parameters=Parameters.read(wishes))
-                with self.asker.ask(scope, model, [*before, turn], turn.parameters) as reply:
+                with as_request(scope), self.asker.ask(scope, model, [*before, turn], turn.parameters) as reply:
                     session.turns, session.replies = [*before, turn], [reply]
                     mine = session.turns
                     yield shown(mine), gr.MultimodalTextbox(value=None), "", gr.Button(interactive=True)

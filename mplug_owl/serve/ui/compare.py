@@ -11,11 +11,12 @@ from typing import Any
 import gradio as gr
 
 from mplug_owl.errors import RequestError
+from mplug_owl.ledger import Ledger, now
 from mplug_owl.serve.catalogue import Catalogue
+from mplug_owl.serve.limits import as_request
 from mplug_owl.serve.options import ServeOptions
 from mplug_owl.serve.ui.controls import QUIET, parameter_controls, question_box
-from mplug_owl.serve.ui.conversation import Turn, record, shown
-from mplug_owl.serve.ui.ledger import Ledger
+from mplug_owl.serve.ui.conversation import Turn, keep, record, shown
 from mplug_owl.serve.ui.options import PageOptions
 from mplug_owl.serve.ui.page import notice
 from mplug_owl.serve.ui.parameters import Parameters
@@ -120,6 +121,7 @@ class ComparePage:
                     )
                 asked = [[*turns, replace(turn, model=name)] for turns, name in zip(old, match.names, strict=True)]
                 with ExitStack() as stack:
+                    stack.enter_context(as_request(request.request.scope))
                     replies = [
                         stack.enter_context(self.asker.ask(request.request.scope, name, turns, turn.parameters))
                         for name, turns in zip(match.names, asked, strict=True)
@@ -167,10 +169,11 @@ class ComparePage:
                 raise RequestError("nothing to vote on; ask something first, or begin a new round")
             a, b = match.names
             sides = {"a": record(match.turns), "b": record(match.others)}
-            self.votes.append({"a": a, "b": b, "verdict": verdict, "blind": match.is_blind, "conversation": sides})
+            cast = {"time": now(), "a": a, "b": b, "verdict": verdict, "blind": match.is_blind}
+            self.votes.append({**cast, "conversation": sides})
             match.is_decided = True
             if self.options.keep_media:
-                self.votes.keep(upload.copy() for turn in match.turns for upload in turn.uploads)
+                keep(match.turns, self.votes.path)
         except Exception as error:
             return [gr.skip(), gr.skip(), notice(explained(error)), *[gr.skip()] * 5]
         said = notice(f"Noted: {BUTTONS[verdict]}. A is {a}, B is {b}.", "news")

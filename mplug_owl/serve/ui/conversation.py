@@ -5,6 +5,7 @@ Its forms are three: what an owl reads, what a page shows, what is written down.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mplug_owl.messages import Message, TextPart
@@ -86,3 +87,13 @@ def record(turns: Sequence[Turn]) -> list[dict[str, Any]]:
         }
         for turn in turns
     ]
+
+
+def keep(turns: Sequence[Turn], records: Path) -> None:
+    """Copy what was shown into a folder beside the file of the records, each file once.
+
+    Raises: DataError where one cannot be copied.
+    """
+    for turn in turns:
+        for upload in turn.uploads:
+            upload.keep(records.parent / f"{records.stem}-media")

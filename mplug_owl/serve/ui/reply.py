@@ -20,6 +20,7 @@ from mplug_owl.media import Limits
 from mplug_owl.serve.catalogue import Catalogue, UnknownModel
 from mplug_owl.serve.limits import allowed_models
 from mplug_owl.serve.options import ServeOptions
+from mplug_owl.serve.replies import Refusal
 from mplug_owl.serve.ui.conversation import Turn, messages
 from mplug_owl.serve.ui.options import PageOptions
 from mplug_owl.serve.ui.parameters import Parameters
@@ -125,7 +126,11 @@ class Asker:
         return await asyncio.get_running_loop().run_in_executor(self._openers, looked_into, paths, self.limits)
 
     def ask(self, scope: Scope, model: str, turns: Sequence[Turn], parameters: Parameters) -> Reply:
-        """Have the last of the turns answered.
+        """Have the last of the turns answered. Raises: as `chat`."""
+        return Reply(self.chat(scope, model, turns), turns, parameters, self._openers)
+
+    def chat(self, scope: Scope, model: str, turns: Sequence[Turn]) -> Chat:
+        """Who answers these turns.
 
         Raises: RequestError where nothing is asked, too much is shown, or no questions are taken any more;
         UnknownModel where there is no such model for whoever sent the request.
@@ -140,14 +145,14 @@ class Asker:
             [upload for turn in turns for upload in turn.uploads], self.options.max_images, self.options.max_videos
         )
         owl = self.catalogue.owl(model)
-        return Reply(Chat(owl.engine, owl.processor, self.limits), turns, parameters, self._openers)
+        return Chat(owl.engine, owl.processor, self.limits)
 
 
 def explained(error: Exception) -> str:
     """An error as a sentence for whoever sits in front of the page; a fault of our own tells nothing of our insides."""
     if isinstance(error, Busy):
         return "Many questions are waiting already. Try again in a moment."
-    if isinstance(error, OwlError):
+    if isinstance(error, OwlError | Refusal):
         text = str(error).rstrip(".")
         return f"{text[:1].upper()}{text[1:]}."
     log.error("a page met a fault", exc_info=error)

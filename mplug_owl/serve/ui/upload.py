@@ -5,6 +5,9 @@ Where such files lie and how long is Gradio's business.
 
 import hashlib
 import mimetypes
+import os
+import shutil
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +60,20 @@ class Upload:
         """What is written down of it."""
         return {"kind": self.kind, "name": self.name, "sha256": self.sha256, "bytes": self.size}
 
-    def copy(self) -> tuple[Path, str]:
-        """Where it is, and its name among files that are kept."""
-        return self.path, f"{self.sha256}{self.path.suffix.lower()}"
+    def keep(self, folder: Path) -> None:
+        """Copy it into a folder under a name that tells its content, unless it is there.
+
+        Raises: DataError where it cannot be copied.
+        """
+        name = f"{self.sha256}{self.path.suffix.lower()}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / name).exists():
+                half = folder / f".{name}.{os.getpid()}-{threading.get_ident()}"
+                shutil.copyfile(self.path, half)
+                half.replace(folder / name)
+        except OSError as error:
+            raise DataError(f"{self.name} cannot be kept in {folder} ({error.strerror})") from None
 
 
 def looked_into(paths: Sequence[str], limits: Limits) -> tuple[Upload, ...]:
