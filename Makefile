@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-slow test-gpu check format constraints tools
+.PHONY: demo test test-slow test-gpu check format constraints tools docs
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml constraints.txt
@@ -41,6 +41,12 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The site, into site/. Its builder is wanted by nothing else, so it is installed here and not with the rest.
+docs: $(READY)
+	$(BIN)/python -c "import material, mkdocstrings, latex2mathml" 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
 # After a change of dependencies: write down what is installed now. Local build tags (+cpu) would tie it to one index.
 constraints:
