@@ -1,14 +1,25 @@
 """Requests to the engine made of the rows of `owls.py`, and what `generate` answers to the same."""
 
 import hashlib
+import itertools
 
 import torch
 
 from mplug_owl.engine.engine import Engine
-from mplug_owl.engine.request import Event, Listener, Medium, Request, Token
+from mplug_owl.engine.request import Event, Finish, Listener, Medium, Request, Token
 from mplug_owl.models.families import FAMILIES
 from mplug_owl.models.owl import OwlForConditionalGeneration
-from owls import Row, batch, random_owl
+from owls import Row, Rows, batch, random_owl
+
+
+def mixed(owl: OwlForConditionalGeneration) -> list[Row]:
+    rows = Rows(owl)
+    return [
+        rows.row(4, "image", 3, "image", 2),
+        rows.row("image", ("video", 2), 5),
+        rows.row(6),
+        rows.row(40, ("video", 3), "image", 2),
+    ]
 
 
 def request(owl: OwlForConditionalGeneration, row: Row, new: int = 12, **wishes) -> Request:
@@ -30,9 +41,12 @@ def request(owl: OwlForConditionalGeneration, row: Row, new: int = 12, **wishes)
 
 def generated(owl: OwlForConditionalGeneration, row: Row, new: int = 12, **wishes) -> list[int]:
     """The ids `generate` gives; the owl must have no id that ends an answer."""
-    return owl.generate(**batch([row]), **{"max_new_tokens": new, "do_sample": False, **wishes})[
-        0, len(row.ids) :
-    ].tolist()
+    inputs = {name: moved(value, owl.device) for name, value in batch([row]).items()}
+    return owl.generate(**inputs, **{"max_new_tokens": new, "do_sample": False, **wishes})[0, len(row.ids) :].tolist()
+
+
+def moved(value: torch.Tensor | list[torch.Tensor], device: torch.device) -> torch.Tensor | list[torch.Tensor]:
+    return [part.to(device) for part in value] if isinstance(value, list) else value.to(device)
 
 
 def ids(events: list[Event]) -> list[int]:
@@ -60,6 +74,40 @@ def run(engine: Engine, one: Request, listener: Listener) -> None:
     """Submit a request and wait until the engine has nothing left to do."""
     engine.submit(one, listener)
     wait(engine)
+
+
+def staggered(owl: OwlForConditionalGeneration, engine: Engine, count: int = 32) -> None:
+    """Requests of all kinds and lengths, each answered as `generate` does it alone; each third token of one lets the
+    next one in, every fifth is aborted.
+    """
+    rows = Rows(owl, seed=3)
+    kinds = [("image", 4), (9,), (2, ("video", 2), 3), ("image", 1, "image"), (70,), (1, "image", ("video", 1), 30)]
+    asked = [(rows.row(*kinds[n % len(kinds)]), 3 + 5 * n % 17, n % 5 == 4) for n in range(count)]
+    heard: list[list[Event]] = [[] for _ in asked]
+    handles, coming = {}, itertools.count()
+
+    def enter() -> None:
+        number = next(coming)
+        if number < count:
+            row, new, _ = asked[number]
+            handles[number] = engine.submit(request(owl, row, new), lambda event: hear(number, event))
+
+    def hear(number: int, event: Event) -> None:
+        heard[number].append(event)
+        if len(heard[number]) % 3 == 1:
+            enter()
+        if asked[number][2] and len(heard[number]) == 2 and number in handles:
+            handles[number].abort()
+
+    for _ in range(3):
+        enter()
+    wait(engine)
+    assert next(coming) >= count
+    for (row, new, may_end), events in zip(asked, heard, strict=True):
+        last = events[-1]
+        assert isinstance(last, Finish)
+        assert (last.reason, last.generated) == ("length", new) or (last.reason == "abort" and may_end)
+        assert ids(events) == generated(owl, row, new)[: last.generated]
 
 
 def wait(engine: Engine) -> None:

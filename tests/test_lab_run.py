@@ -1,12 +1,15 @@
 """A study from end to end, as small as one can be: shared stages trained once, stopped ones gone on with, all kept."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import mplug_owl
 from mplug_owl import cli
 from mplug_owl.lab import run as lab
 from mplug_owl.lab import study, tree
@@ -153,6 +156,61 @@ def test_an_interrupted_study_ends_as_one_that_was_not(
     assert folder is not None
     for name in (lab.RESULTS, lab.RECIPES, lab.PAGE, lab.PLOT):
         assert (folder / name).read_bytes() == (done[0] / name).read_bytes(), name
+
+
+TINY = (
+    *(
+        "optim.steps=1",
+        "optim.warmup_steps=0",
+        "batch.size=4",
+        "batch.micro=2",
+        "data.workers=0",
+        "compute.dtype=float32",
+    ),
+    *("keep.asynchronous=false", "evaluation.count=2", 'evaluation.skills=["counting", "text"]'),
+    'evaluation.columns=["text", "overall", "sees"]',
+)
+
+
+def test_a_paradigm_trains_what_it_says_with_its_connector(tmp_path: Path) -> None:
+    """LLaVA's: a linear layer in place of the abstractor, f_V as the stage `eyes` left it, f_L from stage 2 on."""
+    made = study.load("paradigms", TINY)
+    llava = next(variant for variant in made.variants if variant.name == "LLaVA")
+    folder = lab.run(dataclasses.replace(made, variants=(llava,), findings=()), tmp_path, [0], lambda _: None)
+    assert folder is not None
+    (variant,) = read(folder)["variants"]
+    language, eyes, align, instruct = (
+        mplug_owl.load(tmp_path / lab.NODES / name / tree.OWL, device="cpu").model for name in variant["nodes"]["0"]
+    )
+    assert type(eyes.model.abstractor).__name__ == "OwlAbstractor" and eyes.config.media_length == 17
+    assert type(align.model.abstractor).__name__ == type(instruct.model.abstractor).__name__ == "OwlProjector"
+    assert instruct.config.media_length == 65
+
+    def moved(before: Any, after: Any, module: str) -> bool:
+        old, new = (getattr(owl.model, module).state_dict() for owl in (before, after))
+        return any(not torch.equal(tensor, new[name]) for name, tensor in old.items())
+
+    assert moved(language, eyes, "vision")
+    assert not moved(eyes, align, "vision") and not moved(align, instruct, "vision")
+    assert not moved(eyes, align, "language_model") and moved(align, instruct, "language_model")
+    assert moved(align, instruct, "abstractor")
+    recipes = json.loads((folder / lab.RECIPES).read_text())
+    assert recipes[variant["nodes"]["0"][2]]["recipe"]["init"]["connector"] == "linear"
+
+
+@pytest.mark.slow
+def test_all_paradigms_run(tmp_path: Path) -> None:
+    """Every variant of the study that is shipped, with one step in each stage."""
+    made = study.load("paradigms", TINY)
+    folder = lab.run(made, tmp_path, [0], lambda _: None)
+    assert folder is not None
+    results = read(folder)
+    assert [variant["name"] for variant in results["variants"]] == [variant.name for variant in made.variants]
+    ends = {variant["nodes"]["0"][-1] for variant in results["variants"]}
+    assert len(ends) == len(made.variants), "each variant ends with an owl of its own"
+    assert {finding["verdict"] for finding in results["findings"]} <= {"holds", "does not hold", "not decided"}
+    page = " ".join((folder / lab.PAGE).read_text().split())
+    assert all(finding.claim in page for finding in made.findings)
 
 
 def test_columns_without_questions_are_refused_before_training(file: Path, tmp_path: Path) -> None:

@@ -7,15 +7,14 @@ answer counts. What is graded, and how it is shown, is not known here.
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mplug_owl.errors import EvalError
 from mplug_owl.eval.agreement import Level, kappa, krippendorff, krippendorff_interval
-from mplug_owl.eval.ledger import Ledger
 from mplug_owl.eval.scoring import Interval
+from mplug_owl.ledger import Ledger
 
 Letter = Literal["A", "B", "C", "D"]
 LETTERS: tuple[Letter, ...] = get_args(Letter)  # best first
@@ -48,10 +47,6 @@ def digest(answer: str) -> str:
     return hashlib.sha256(answer.encode("utf-8")).hexdigest()[:16]
 
 
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
 class GradeLog:
     """A file of grades that several raters may write to at the same time."""
 
@@ -65,7 +60,7 @@ class GradeLog:
     def read(self) -> list[Grade]:
         """All grades in the order in which they were given.
 
-        Raises: EvalError where a line is no grade.
+        Raises: EvalError where a line is no grade, DataError where it is no object at all.
         """
         return [_grade(where, row) for where, row in Ledger(self.path).rows()]
 
@@ -73,7 +68,7 @@ class GradeLog:
 def read_grades(paths: Iterable[Path]) -> list[Grade]:
     """The grades of several files that are expected to be there.
 
-    Raises: EvalError where one is not, or a line is no grade.
+    Raises: EvalError where one is not, or a line is no grade; DataError where it is no object at all.
     """
     found: list[Grade] = []
     for path in paths:

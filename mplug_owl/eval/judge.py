@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from mplug_owl.errors import EvalError
 from mplug_owl.eval.endpoints import Endpoint, Failure
-from mplug_owl.eval.grades import MEANINGS, digest, now
-from mplug_owl.eval.ledger import Ledger
+from mplug_owl.eval.grades import MEANINGS, digest
 from mplug_owl.eval.owleval.answers import Answer, System
 from mplug_owl.eval.owleval.questions import ABILITIES, Question, Questions
 from mplug_owl.eval.verdicts import Key, Mode, Verdict, read_verdicts
+from mplug_owl.ledger import Ledger, now
 from mplug_owl.messages import ImagePart, Message, TextPart
 
 MAX_NEW_TOKENS = 512
@@ -33,7 +33,7 @@ class Case:
     mode: Mode
     systems: tuple[str, ...]
     """Whose answers, in the order in which they are shown."""
-    question: int
+    question: int | str
     answers: tuple[str, ...]
     """Digests of the answers."""
     messages: tuple[Message, ...]

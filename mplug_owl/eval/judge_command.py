@@ -1,6 +1,11 @@
-"""`owl judge`: open the judge, ask it about the systems' answers, say what it found. Parses and prints."""
+"""`owl judge`: open the judge, ask it about the systems' answers, say what it found. Parses and prints.
+
+With `--mode label` it labels the answers of a run of HallusionBench, for that task to be scored with.
+"""
 
 import argparse
+import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,8 +13,9 @@ from typing import Any
 from mplug_owl.errors import EvalError
 from mplug_owl.eval.contestants import Settings, contestant, short_name
 from mplug_owl.eval.endpoints import Endpoint
-from mplug_owl.eval.grades import read_grades
-from mplug_owl.eval.judge import MAX_NEW_TOKENS, Brief, cases, judge
+from mplug_owl.eval.grades import digest, read_grades
+from mplug_owl.eval.judge import MAX_NEW_TOKENS, Brief, Case, cases, judge, prompt_text
+from mplug_owl.eval.judge_labels import LABELS, label_cases, labels, read_run, summary
 from mplug_owl.eval.judging import PAGE, VERDICTS, begin, note
 from mplug_owl.eval.openai_endpoint import OpenAIEndpoint
 from mplug_owl.eval.owleval.answers import read_systems
@@ -17,7 +23,11 @@ from mplug_owl.eval.owleval.judged import comparing, grading, standing
 from mplug_owl.eval.owleval.page import Heading, Piece, Points, markdown
 from mplug_owl.eval.owleval.questions import read_any
 from mplug_owl.eval.samples import write
-from mplug_owl.eval.verdicts import MODES
+from mplug_owl.eval.tasks.hallusionbench import FILE, HallusionBench
+from mplug_owl.eval.verdicts import MODES, Verdict
+
+LABEL = "label"
+ONE_WORD = 32
 
 EPILOG = """\
 SYSTEM is a file of answers, the folder of a run, or a folder of such files;
@@ -28,6 +38,7 @@ examples
   owl judge OwlEval/answer --data OwlEval --judge openai:http://host:8000/v1#owl
   owl judge mine=run theirs=answers.jsonl --data vicuna_bench --mode score \\
     --against theirs --judge openai:https://host/v1#name --price 2.5,10
+  owl judge run --data HallusionBench --mode label --judge openai:URL#name
 """
 
 
@@ -36,9 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "owl judge SYSTEM... --data DIR --judge JUDGE [options]"
     add = parser.add_argument
     add("systems", nargs="+", metavar="SYSTEM", help="whose answers")
-    add("--data", type=Path, required=True, metavar="DIR", help="the folder of OwlEval or Vicuna-bench")
+    add("--data", type=Path, required=True, metavar="DIR", help="of OwlEval, Vicuna-bench or HallusionBench")
     add("--judge", required=True, metavar="JUDGE", help="who judges")
-    add("--mode", choices=MODES, default="grade", help="A to D; or two answers: 1 to 10, or the better")
+    modes = "A to D; two answers: 1 to 10, or the better; right or wrong"
+    add("--mode", choices=(*MODES, LABEL), default="grade", help=modes)
     add("--against", metavar="NAME", help="whom the others are compared with (the first)")
     add("--reference", metavar="PATH", help="answers that the judge is told to take for right")
     add("--no-picture", action="store_true", help="judge from the reference, without the picture")
@@ -46,12 +58,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--grades", type=Path, action="append", default=[], metavar="FILE", help="of people, from owl rate")
     add("--out", type=Path, metavar="DIR", help="(runs/judge-MODE-JUDGE)")
     add("--again", action="store_true", help="ask again where a reply held no verdict")
-    add("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, metavar="N", help=f"of a reply ({MAX_NEW_TOKENS})")
+    longest = f"of a reply ({MAX_NEW_TOKENS}; label {ONE_WORD})"
+    add("--max-new-tokens", type=int, metavar="N", help=longest)
     add("--concurrency", type=int, default=8, metavar="N", help="requests a server has at once (8)")
     add("--price", type=_price, metavar="IN,OUT", help="of a million tokens read and written")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    return label(arguments) if arguments.mode == LABEL else grade(arguments)
+
+
+def grade(arguments: argparse.Namespace) -> int:
+    """Grade or compare open answers."""
     if arguments.no_picture and not arguments.reference:
         raise EvalError("--no-picture without --reference; a judge that sees neither judges nothing: give one")
     if arguments.against and arguments.mode == "grade":
@@ -70,29 +88,74 @@ def run(arguments: argparse.Namespace) -> int:
     )
     asked = cases(brief, questions, systems)
     people = read_grades(arguments.grades)
-    name = short_name(arguments.judge)
-    out = arguments.out or Path("runs", f"judge-{arguments.mode}-{name}")
-    endpoint = contestant(arguments.judge, Settings(concurrency=arguments.concurrency))
-    about: dict[str, Any] = {"name": name, "judge": endpoint.card(), "mode": brief.mode, "against": brief.against}
-    about |= {"prompt": brief.prompt, "sees_pictures": brief.sight, "reference": arguments.reference}
-    about |= {"questions": questions.revision, "max_new_tokens": arguments.max_new_tokens}
-    before = begin(out, about)
-    try:
-        verdicts = judge(
-            endpoint, name, asked, out / VERDICTS, max_new_tokens=arguments.max_new_tokens, again=arguments.again
-        )
-    finally:  # what a stopped judging took was taken all the same
-        spent = _spent(endpoint, before, arguments.price)
-        note(out, about, spent)
-    pieces: list[Piece] = [Heading(f"Judged by {name}", 1), Points([*standing(verdicts), *_bill(spent)])]
+    about = {"against": brief.against, "prompt": brief.prompt, "sees_pictures": brief.sight}
+    about |= {"reference": arguments.reference, "questions": questions.revision}
+    verdicts, spent = _ask(arguments, asked, about, MAX_NEW_TOKENS)
+    pieces: list[Piece] = [Heading(_title(arguments), 1), Points([*standing(verdicts), *_bill(spent)])]
     if brief.against is None:
         pieces += grading(verdicts, questions, systems, people)
     else:
         pieces += comparing(verdicts, brief.against, people)
-    text = markdown(pieces)
+    _tell(arguments, pieces)
+    return 0
+
+
+def label(arguments: argparse.Namespace) -> int:
+    """Say of each answer of a run of HallusionBench whether it is right, and the same as that about the original."""
+    for name in ("against", "reference", "no_picture", "no_abilities", "grades"):
+        if getattr(arguments, name):
+            raise EvalError(
+                f"--{name.replace('_', '-')} with --mode {LABEL}, where each answer is judged by the benchmark's own "
+                "reference; leave it out"
+            )
+    if len(arguments.systems) != 1:
+        raise EvalError(
+            f"{len(arguments.systems)} systems with --mode {LABEL}; label each alone, with an --out of its own"
+        )
+    task = HallusionBench(data=arguments.data)
+    examples = list(task.examples())
+    file, answers = read_run(Path(arguments.systems[0]), examples)
+    prompts = digest(prompt_text("check") + prompt_text("same"))
+    about = {"against": None, "prompt": prompts, "questions": digest(task.path(FILE).read_text(encoding="utf-8"))}
+    verdicts, spent = _ask(arguments, label_cases(examples, answers), about, ONE_WORD)
+    rows = labels(examples, answers, verdicts)
+    place = _out(arguments) / LABELS
+    write(place, "".join(json.dumps(row) + "\n" for row in rows))
+    said = summary(examples, answers, verdicts, rows)
+    _tell(arguments, [Heading(_title(arguments), 1), Points([*said, *_bill(spent)])])
+    print(f"owl score {file} --tasks {task.name} --data {arguments.data} --set judgements={place}")
+    return 0
+
+
+def _ask(
+    arguments: argparse.Namespace, asked: Sequence[Case], about: dict[str, Any], longest: int
+) -> tuple[list[Verdict], dict[str, Any]]:
+    """The verdicts, those that are there and those that are not yet, and what they took."""
+    name, out = short_name(arguments.judge), _out(arguments)
+    longest = arguments.max_new_tokens or longest
+    endpoint = contestant(arguments.judge, Settings(concurrency=arguments.concurrency))
+    about = {"name": name, "judge": endpoint.card(), "mode": arguments.mode, **about, "max_new_tokens": longest}
+    before = begin(out, about)
+    try:
+        verdicts = judge(endpoint, name, asked, out / VERDICTS, max_new_tokens=longest, again=arguments.again)
+    finally:  # what a stopped judging took was taken all the same
+        spent = _spent(endpoint, before, arguments.price)
+        note(out, about, spent)
+    return verdicts, spent
+
+
+def _out(arguments: argparse.Namespace) -> Path:
+    return arguments.out or Path("runs", f"judge-{arguments.mode}-{short_name(arguments.judge)}")
+
+
+def _title(arguments: argparse.Namespace) -> str:
+    return f"Judged by {short_name(arguments.judge)}"
+
+
+def _tell(arguments: argparse.Namespace, pieces: Sequence[Piece]) -> None:
+    text, out = markdown(pieces), _out(arguments)
     write(out / PAGE, text)
     print(f"{text}\nwritten to {out}")
-    return 0
 
 
 def _price(text: str) -> tuple[float, float]:

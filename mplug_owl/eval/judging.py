@@ -11,7 +11,7 @@ from typing import Any
 
 from mplug_owl.errors import EvalError
 from mplug_owl.eval.samples import write
-from mplug_owl.eval.verdicts import Verdict, read_verdicts
+from mplug_owl.eval.verdicts import MODES, Verdict, read_verdicts
 
 VERDICTS, ABOUT, PAGE = "verdicts.jsonl", "judge.json", "judge.md"
 SPENT = "spent"
@@ -30,6 +30,8 @@ class Judging:
 def read_judging(folder: Path) -> Judging:
     """Raises: EvalError where the folder holds no judging."""
     about = _read(folder / ABOUT)
+    if about["mode"] not in MODES:
+        raise EvalError(f"{folder} holds labels of answers to yes-or-no questions; expected grades or comparisons")
     verdicts = read_verdicts(folder / VERDICTS)
     if not verdicts:
         raise EvalError(f"{folder} holds no {VERDICTS}; expected the folder of owl judge")

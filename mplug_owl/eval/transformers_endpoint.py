@@ -18,9 +18,9 @@ from mplug_owl.errors import CheckpointError, EvalError, OwlError, RequestError
 from mplug_owl.eval.endpoints import Failure, Said
 from mplug_owl.media import load_image, load_video
 from mplug_owl.messages import ImagePart, Message, Part, TextPart, VideoPart
+from mplug_owl.models.adapters import fingerprint
 
 FRAMES = 8  # of a video that does not say how many
-SAMPLED = 256  # values of each tensor that enter the hash of the weights
 _IDS = ("input_ids", "attention_mask", "token_type_ids")  # ends of names: a value for each position of a text
 _NOISE = {"_name_or_path", "transformers_version", "dtype"}
 _ENDINGS = ("eos_token_id", "pad_token_id", "bos_token_id", "decoder_start_token_id")
@@ -246,14 +246,3 @@ def _chat(message: Message) -> list[dict[str, str]]:
         content += [{"type": "text", "text": part.text}] if isinstance(part, TextPart) else []
         content += [{"type": "image"}] * _count(part)
     return content
-
-
-def fingerprint(model: Any) -> str:
-    """A hash over name, shape and sampled values of every weight, whatever dtype it is loaded in."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.named_parameters()):
-        flat = weight.detach().flatten()
-        step = max(1, len(flat) // SAMPLED)
-        values = flat[::step].to(torch.bfloat16).cpu()
-        digest.update(f"{name} {list(weight.shape)} ".encode() + values.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

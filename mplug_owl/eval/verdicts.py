@@ -12,13 +12,16 @@ from typing import Any, Literal, get_args
 
 from mplug_owl.errors import EvalError
 from mplug_owl.eval.grades import LETTERS, Grade, Letter
-from mplug_owl.eval.ledger import Ledger
+from mplug_owl.eval.scores.hallusion import check_reading, same_reading
 from mplug_owl.eval.scores.review import points
+from mplug_owl.ledger import Ledger
 
-Mode = Literal["grade", "score", "pair"]
-MODES: tuple[Mode, ...] = get_args(Mode)
+Graded = Literal["grade", "score", "pair"]
+Mode = Graded | Literal["check", "same"]
+MODES: tuple[Graded, ...] = get_args(Graded)
+"""What is asked about open answers; `check` and `same` label answers to yes-or-no questions (`judge_labels.py`)."""
 Side = Literal["first", "second", "tie"]
-Key = tuple[Mode, tuple[str, ...], int]
+Key = tuple[Mode, tuple[str, ...], int | str]
 
 _GRADE = re.compile(r"^\W*grade\W*\s([A-D])\W*$|^\W*([A-D])\W*$|\[\[([A-D])\]\]", re.IGNORECASE | re.MULTILINE)
 _LETTERED = r"[a-f]\b(?:[,\s]+(?:and\s+)?[a-f]\b)*"
@@ -33,7 +36,7 @@ class Verdict:
     mode: Mode
     systems: tuple[str, ...]
     """Whose answers it read, in the order in which it did."""
-    question: int
+    question: int | str
     judge: str
     answers: tuple[str, ...]
     """Digests of the answers."""
@@ -67,6 +70,9 @@ class Verdict:
     @property
     def read(self) -> Any:
         """The verdict itself; None where the words hold none."""
+        if self.mode in ("check", "same"):
+            reading = check_reading if self.mode == "check" else same_reading
+            return None if self.raw is None else reading(self.raw)
         return {"grade": self.letter, "score": self.scores, "pair": self.better}[self.mode]
 
     def row(self) -> dict[str, Any]:
@@ -104,14 +110,14 @@ def _side(first: float, second: float) -> Side:
 def read_verdicts(path: Path) -> list[Verdict]:
     """The verdicts of a file, the last for each question and systems.
 
-    Raises: EvalError where a line is no verdict.
+    Raises: EvalError where a line is no verdict, DataError where it is no object at all.
     """
     found: dict[Key, Verdict] = {}
     for where, row in Ledger(path).rows():
         try:
             row.pop("verdict")
             verdict = Verdict(**{**row, "systems": tuple(row["systems"]), "answers": tuple(row["answers"])})
-            if verdict.mode not in MODES or type(verdict.question) is not int:
+            if verdict.mode not in (*MODES, "check", "same") or type(verdict.question) not in (int, str):
                 raise ValueError
         except (ValueError, KeyError, TypeError):
             raise EvalError(f"{where} is no verdict; mend the line or take it away") from None
@@ -124,7 +130,7 @@ def grades_of(verdicts: Iterable[Verdict]) -> list[Grade]:
     return [
         Grade(v.judge, v.systems[0], v.question, v.letter, read_abilities(v.raw or ""), v.answers[0], v.time)
         for v in verdicts
-        if v.mode == "grade" and v.letter is not None
+        if v.mode == "grade" and v.letter is not None and isinstance(v.question, int)
     ]
 
 
@@ -158,7 +164,7 @@ class Duel:
 
 def duels(verdicts: Iterable[Verdict], against: str) -> list[Duel]:
     """Each other system against one, in the order of their first verdicts."""
-    by_system: dict[str, dict[int, dict[bool, Verdict]]] = {}
+    by_system: dict[str, dict[int | str, dict[bool, Verdict]]] = {}
     for verdict in verdicts:
         if verdict.mode != "grade" and against in verdict.systems:
             leads = verdict.systems[1] == against

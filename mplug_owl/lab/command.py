@@ -10,6 +10,7 @@ from mplug_owl.errors import ConfigError, RequestError
 from mplug_owl.lab import study as studies
 from mplug_owl.lab.study import Study
 from mplug_owl.train.command import STOPPED
+from mplug_owl.train.recipe import Recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,15 +62,23 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _connector(recipe: Recipe) -> str:
+    return f"; f_K becomes {recipe.init.connector}" if recipe.init.connector else ""
+
+
 def outline(study: Study, seeds: int) -> str:
     """What a study would do: each stage with what trains and what it learns from, and who uses it."""
     lines = [f"{study.name}: {study.question}", f"after {study.source}", "", "stages, each trained once where shared"]
-    for name in dict.fromkeys(stage for variant in study.variants for stage in variant.stages):
-        recipe = study.recipe(name, seed=0)
+    recipes = {
+        name: recipe
+        for variant in study.variants
+        for name, recipe in zip(variant.stages, study.recipes(variant, seed=0), strict=True)
+    }
+    for name, recipe in recipes.items():
         paths = ", ".join(source.path.removeprefix("world:") for source in recipe.data.sources)
         lines += [
             f"  {name}: {recipe.optim.steps} steps of {recipe.batch.size}, {recipe.name}",
-            f"    trains {', '.join(recipe.train)}",
+            f"    trains {', '.join(recipe.train)}" + _connector(recipe),
             f"    from {paths}",
         ]
     lines += ["", "variants"]

@@ -1,8 +1,8 @@
 """Means with intervals, and whether a finding holds.
 
-With one seed an interval is over questions: how much another draw of questions could change. With several it is over
-seeds: how much another training could. A finding is judged by its paired difference, the same questions on both sides.
-Which questions those are is not known here.
+Over questions an interval says how much another draw of questions could change, over seeds how much another training
+could. One seed has the first alone; with several an interval reaches as far as either. A finding is judged by its
+paired difference, the same questions on both sides. Which questions those are is not known here.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from mplug_owl.eval.scoring import Interval, difference, wilson
+from mplug_owl.eval.scoring import Interval, wilson
 from mplug_owl.lab.columns import Values
 
 Verdict = Literal["holds", "does not hold", "not decided"]
@@ -27,9 +27,20 @@ def over_questions(values: Values) -> Mean:
     """The mean of one seed. Values from 0 to 1 are shares of right answers; a gap may be below 0."""
     numbers = list(values.values())
     score = float(np.mean(numbers))
-    if min(numbers) >= 0:
-        return Mean(score, wilson(score, len(numbers)))
-    return Mean(score, difference(numbers, [0.0] * len(numbers)))
+    return Mean(score, wilson(score, len(numbers)) if min(numbers) >= 0 else paired(numbers))
+
+
+def paired(differences: Sequence[float]) -> Interval:
+    """The 95% interval of a mean of differences between -1 and 1.
+
+    It is Agresti and Min's: two pairs more are taken into account, one of them equal, of the other half a win and half
+    a loss. So a few pairs that differ, or none, do not make certainty, as they do of a bootstrap.
+    """
+    found = np.asarray(differences, dtype=np.float64)
+    count = len(found) + 2
+    middle = float(found.sum()) / count
+    width = 1.96 * ((float((found**2).sum() + 1) / count - middle**2) / count) ** 0.5
+    return Interval(middle - width, middle + width)
 
 
 def over_seeds(scores: Sequence[float]) -> Mean:
@@ -41,35 +52,46 @@ def over_seeds(scores: Sequence[float]) -> Mean:
 
 def mean(seeds: Sequence[Values]) -> Mean:
     """The mean of a column over all its seeds."""
-    singles = [over_questions(values) for values in seeds]
-    return singles[0] if len(singles) == 1 else over_seeds([single.score for single in singles])
+    return _over_both(over_questions(_mean_values(seeds)), [over_questions(values).score for values in seeds])
 
 
 def gap(first: Sequence[Sequence[Values]], second: Sequence[Sequence[Values]]) -> Mean:
     """How much better the first variants are than the second: for each variant, its values by seed."""
-    pairs = [
-        (_mean_values([values[seed] for values in first]), _mean_values([values[seed] for values in second]))
+    seeds = [
+        _less(_mean_values([values[seed] for values in first]), _mean_values([values[seed] for values in second]))
         for seed in range(len(first[0]))
     ]
-    gaps = [float(np.mean(list(ours.values())) - np.mean(list(theirs.values()))) for ours, theirs in pairs]
-    if len(pairs) > 1:
-        return over_seeds(gaps)
-    ours, theirs = pairs[0]
-    if ours == theirs:  # no pair differs, of which a bootstrap would make certainty
-        most = wilson(0.0, len(ours)).high
-        return Mean(0.0, Interval(-most, most))
-    return Mean(gaps[0], difference([ours[name] for name in theirs], list(theirs.values())))
+    scores = [float(np.mean(list(differences.values()))) for differences in seeds]
+    whole = list(_mean_values(seeds).values())
+    return _over_both(Mean(float(np.mean(scores)), paired(whole)), scores)
 
 
-def _mean_values(variants: Sequence[Values]) -> Values:
-    """What the variants are worth on average, question by question."""
-    names = variants[0].keys()
-    assert all(values.keys() == names for values in variants), "all variants are asked the same questions"
-    return {name: float(np.mean([values[name] for values in variants])) for name in names}
+def _over_both(questions: Mean, scores: Sequence[float]) -> Mean:
+    """As far as the interval over questions or that over seeds reaches: seeds that happen to agree prove little."""
+    if len(scores) == 1:
+        return questions
+    seeds = over_seeds(scores).interval
+    low, high = questions.interval
+    return Mean(questions.score, Interval(min(low, seeds.low), max(high, seeds.high)))
 
 
-def verdict(found: Interval, margin: float | None = None) -> Verdict:
-    """Whether a paired difference says that the first is better, or with `margin`, that it is not worse by so much."""
-    if found.low > (0 if margin is None else -margin):
+def _less(first: Values, second: Values) -> Values:
+    assert first.keys() == second.keys(), "all variants are asked the same questions"
+    return {name: value - second[name] for name, value in first.items()}
+
+
+def _mean_values(several: Sequence[Values]) -> Values:
+    """What variants or seeds are worth on average, question by question."""
+    names = several[0].keys()
+    assert all(values.keys() == names for values in several), "all are asked the same questions"
+    return {name: float(np.mean([values[name] for values in several])) for name in names}
+
+
+def verdict(found: Interval, margin: float = 0.0) -> Verdict:
+    """Whether a paired difference says that the first is better, or that it is not worse by more than `margin`.
+
+    An interval with the bound inside decides nothing, however near the mean is.
+    """
+    if found.low > -margin:
         return "holds"
-    return "does not hold" if found.high < 0 else "not decided"
+    return "does not hold" if found.high < -margin else "not decided"

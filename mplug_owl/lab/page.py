@@ -26,7 +26,7 @@ def markdown(results: Results, plot: str) -> str:
         "The variants:",
         _list(f"**{each['name']}**: {each['about']} ({' > '.join(each['stages'])})" for each in results["variants"]),
         "## What holds of the paper's findings",
-        _tally(results["findings"]),
+        _tally(results),
         _list(_sentence(finding) for finding in results["findings"]),
     ]
     if results["notes"]:
@@ -46,7 +46,10 @@ def _seeds(results: Results) -> str:
             f"**One seed** ({seeds[0]}): intervals are over questions, and say nothing of how another training run "
             "would differ."
         )
-    return said + f"{len(seeds)} seeds ({', '.join(map(str, seeds))}): intervals are over seeds."
+    return said + (
+        f"{len(seeds)} seeds ({', '.join(map(str, seeds))}): intervals reach as far as those over seeds and those over "
+        "questions."
+    )
 
 
 def _table(results: Results) -> str:
@@ -63,10 +66,18 @@ def _cell(found: Mapping[str, Any]) -> str:
     return f"{100 * found['score']:.1f} ({100 * low:.0f} to {100 * high:.0f})"
 
 
-def _tally(findings: Sequence[Mapping[str, Any]]) -> str:
+def _tally(results: Results) -> str:
+    findings = results["findings"]
     counts = {verdict: sum(each["verdict"] == verdict for each in findings) for verdict in get_args(Verdict)}
     said = ", ".join(f"{verdict} {count}" for verdict, count in counts.items())
-    return f"Of {len(findings)}: {said}. A finding is decided where the interval of the difference leaves out 0."
+    alone = (
+        " One seed speaks of these owls; others of the same making may differ." if len(results["seeds"]) == 1 else ""
+    )
+    return (
+        f"Of {len(findings)}: {said}. Each is judged by itself: it holds where the whole interval of its difference "
+        "lies above 0, or above the loss that is allowed; it does not hold where all of it lies below, so the opposite "
+        f"was found; anything else decides nothing, neither for nor against.{alone}"
+    )
 
 
 def _sentence(finding: Mapping[str, Any]) -> str:

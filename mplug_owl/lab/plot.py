@@ -38,7 +38,7 @@ def draw(results: Mapping[str, Any], picture: Path) -> None:
     for place in range(1, len(columns)):
         panel.axvline(place - 0.5, color="0.9", linewidth=0.8, zorder=0)
     seeds = len(results["seeds"])
-    over = "one seed, intervals over questions" if seeds == 1 else f"{seeds} seeds, intervals over seeds"
+    over = "one seed, intervals over questions" if seeds == 1 else f"{seeds} seeds, intervals over seeds and questions"
     panel.set(xticks=range(len(columns)), xticklabels=columns, ylabel="percent", title=f"{results['name']}: {over}")
     panel.tick_params(axis="x", rotation=20)
     panel.grid(axis="y", alpha=0.3)

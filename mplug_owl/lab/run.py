@@ -162,7 +162,7 @@ def _judged(finding: Finding, values: Callable[[str, Sequence[str]], list[Values
     sides = [[values(name, finding.columns) for name in side] for side in (finding.first, finding.second)]
     found = gap(*sides)
     shares = [sum(mean(seeds).score for seeds in side) / len(side) for side in sides]
-    judged = verdict(found.interval, finding.margin if finding.expected == "not worse" else None)
+    judged = verdict(found.interval, finding.margin)
     numbers = {"scores": [round(share, _DIGITS) for share in shares], "difference": _plain(found)}
     return {**dataclasses.asdict(finding), "verdict": judged, **numbers}
 

@@ -15,7 +15,7 @@ from mplug_owl import settings
 from mplug_owl.errors import ConfigError, did_you_mean
 from mplug_owl.lab.columns import COLUMNS
 from mplug_owl.train import recipe as recipes
-from mplug_owl.train.recipe import Recipe, Source
+from mplug_owl.train.recipe import PLACEHOLDER, Recipe, Source
 from mplug_owl.world.chance import Split
 
 if TYPE_CHECKING:
@@ -105,6 +105,11 @@ class Study:
         self._know("evaluation", self.evaluation.columns, "column", COLUMNS)
         for finding in self.findings:
             where = f"finding {finding.claim!r}"
+            if finding.margin and finding.expected == "better":
+                raise ConfigError(
+                    f"study {self.name}: {where} has margin={finding.margin} and expected='better'; a margin is for "
+                    "'not worse': leave one out"
+                )
             self._know(where, finding.first, "variant", names)
             self._know(where, finding.second, "variant", names)
             self._know(where, finding.columns, "column", COLUMNS)
@@ -118,11 +123,18 @@ class Study:
                     f"study {self.name}: {where} names unknown {kind} {name!r}{did_you_mean(name, known)}"
                 )
 
-    def recipe(self, name: str, seed: int) -> Recipe:
-        """The complete recipe of a stage, but for where it starts."""
+    def recipes(self, variant: Variant, seed: int) -> list[Recipe]:
+        """The complete recipes of a variant, in order."""
+        return [
+            self.recipe(name, seed, before)
+            for before, name in zip((None, *variant.stages), variant.stages, strict=False)
+        ]
+
+    def recipe(self, name: str, seed: int, before: str | None = None) -> Recipe:
+        """The complete recipe of a stage; what the stage `before` leaves is still to be filled in."""
         stage = self.stages[name]
         tree = dataclasses.asdict(recipes.load(stage.recipe))
-        tree["init"]["start"] = None
+        tree["init"]["start"] = before and f"{PLACEHOLDER}/{before}"
         if stage.mixture:
             sources = [source for mixture in stage.mixture for source in self.mixtures[mixture]]
             tree["data"]["sources"] = [dataclasses.asdict(source) for source in sources]

@@ -18,6 +18,7 @@ from mplug_owl.data.sources import open_source
 from mplug_owl.lab.study import Study, Variant
 from mplug_owl.models import parts
 from mplug_owl.train import loop, sequence
+from mplug_owl.train.plan import PARTS_OF_INIT
 from mplug_owl.train.recipe import Init, Recipe
 
 OWL, SECONDS = "final", "seconds.json"
@@ -35,6 +36,8 @@ class Node:
     def key(self) -> str:
         """A hash of the settings, of the data, and of all that went before."""
         decides = {name: value for name, value in json.loads(settings.dump(self.recipe)).items() if name not in _IDLE}
+        if self.before:
+            del decides["init"]["start"]  # a study's name for what went before
         sources = [_identity(s.path, s.format, s.image_root) for s in self.recipe.data.sources]
         start = self.before.key if self.before else _architecture(self.recipe.init)
         return hashlib.sha256(json.dumps([start, decides, sources], sort_keys=True).encode()).hexdigest()[:12]
@@ -59,15 +62,15 @@ def _architecture(init: Init) -> str:
     """Of a family, which may change from one version to the next; the name of anything else."""
     if init.start is not None:
         return init.start
-    named = {name: getattr(init, name) for name in ("vision", "language", "image_size", "queries", "adaptive")}
+    named = {name: getattr(init, name) for name in PARTS_OF_INIT}
     return parts.configuration(init.family, **named).to_json_string()
 
 
 def node(study: Study, variant: Variant, seed: int) -> Node:
     """The last run of a variant."""
     made: Node | None = None
-    for stage in variant.stages:
-        made = Node(study.recipe(stage, seed), made)
+    for recipe in study.recipes(variant, seed):
+        made = Node(recipe, made)
     assert made is not None, "a variant has stages"
     return made
 

@@ -132,15 +132,15 @@ def _sides_with_people(verdicts: Sequence[Verdict], against: str, people: Sequen
     letters = {place: found.letter for place, found in consensus(people).items()}
     orders: dict[tuple[str, int], dict[bool, Verdict]] = {}
     for verdict in verdicts:
-        leads = verdict.systems[1] == against
+        leads, question = verdict.systems[1] == against, verdict.question
         answers = zip(verdict.systems, verdict.answers, strict=True)
-        if all((system, verdict.question, answer) in graded for system, answer in answers):
-            orders.setdefault((verdict.systems[0 if leads else 1], verdict.question), {})[leads] = verdict
+        if isinstance(question, int) and all((system, question, answer) in graded for system, answer in answers):
+            orders.setdefault((verdict.systems[0 if leads else 1], question), {})[leads] = verdict
     said: list[tuple[Side, Side]] = []
-    for (system, question), found in orders.items():
+    for (system, number), found in orders.items():
         side = outcome(found)
         if side is not None and side != "split":
-            said.append((side, _better(letters[system, question], letters[against, question])))
+            said.append((side, _better(letters[system, number], letters[against, number])))
     if not said:
         return [Words("No two answers have a verdict in both orders and grades of people.")]
     decided = [(ours, theirs) for ours, theirs in said if theirs != "tie"]

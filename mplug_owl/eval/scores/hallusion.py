@@ -98,6 +98,20 @@ def verdict(answer: str, right: str) -> str:
     return RIGHT if (read == "Yes") == (right == "1") else WRONG
 
 
+def check_reading(reply: str) -> str | None:
+    """The label in a judge's reply, as the official code finds it; None where it finds none and says unclear."""
+    words = reply.lower()
+    if "incorrect" in words:
+        return WRONG
+    return RIGHT if "correct" in words else UNCLEAR if "unclear" in words else None
+
+
+def same_reading(reply: str) -> bool | None:
+    """Whether a judge's reply calls two answers the same; None where it says neither, which counts as different."""
+    words = reply.lower()
+    return True if "same" in words else False if "different" in words else None
+
+
 def figures(judged: Sequence[Judged]) -> Figures:
     """All scores of some judged questions."""
     originals = {one.pair: one.judgement for one in judged if one.figure_id == _ORIGINAL}

@@ -7,6 +7,7 @@
 import csv
 import json
 import sys
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -44,9 +45,9 @@ class Benchmark(Task):
     def files(self) -> Sequence[Path]:
         return self.tables() or self.documents()
 
+    @abstractmethod
     def documents(self) -> Sequence[Path]:
         """The files of the official layout."""
-        raise NotImplementedError
 
     def tables(self) -> list[Path]:
         """The Parquet files of the split, where the folder holds them as the hub does."""

@@ -2,7 +2,8 @@
 
 The benchmark asks a judge (GPT-4) whether an answer is right, wrong or unclear, and whether it says the same as that
 about the original figure. Without one both are taken from the words yes and no; with one its labels are read from
-`judgements`, a file of lines {"id", "judgement": 0 wrong, 1 right or 2 unclear, "same": 0 or 1}.
+`judgements`, a file of lines {"id", "judgement": 0 wrong, 1 right or 2 unclear, "same": 0 or 1}, as `owl judge` writes
+them. How a judge is asked is not known here.
 """
 
 import json
@@ -10,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mplug_owl.errors import EvalError
-from mplug_owl.eval.scores.hallusion import Figures, Groups, Judged, figures, verdict, vlmevalkit
+from mplug_owl.eval.grades import digest
+from mplug_owl.eval.scores.hallusion import WRONG, Figures, Groups, Judged, figures, verdict, vlmevalkit
 from mplug_owl.eval.scores.yesno import word_reading
 from mplug_owl.eval.scoring import wilson
 from mplug_owl.eval.task import Example, Record, Row, Score, Table, mean
@@ -23,6 +25,17 @@ FILE = "HallusionBench.json"
 KIT = ("aAcc", "fAcc", "qAcc")
 WORDS = {"0": "no", "1": "yes"}
 KEYS = ("category", "subcategory", "set_id", "figure_id", "question_id", "visual_input")
+
+
+class Label(NamedTuple):
+    """What a judge said of an answer."""
+
+    judgement: str
+    same: bool
+    answer: str | None
+    """The digest of the answer, where the file has it."""
+    unread: bool
+    """Whether a reply of the judge held no verdict, so that the label is what the official code makes of that."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +55,15 @@ class HallusionBench(Benchmark):
 
     def examples(self) -> Iterator[Example]:
         rows = self.rows(self.json(FILE), FILE, *KEYS, "question", "gt_answer")
+        if self.judgements is not None:
+            self._labels  # noqa: B018 - to be read before anything is scored
         for name, row in self.by_id(rows, _name, FILE).items():
             image = None
             if str(row["visual_input"]) != "0":
                 file = f"{row['category']}/{row['subcategory']}/{row['set_id']}_{row['figure_id']}.png"
                 image = self.image(f"hallusion_bench/{file}", file, f"images/{file}")
-            meta = {key: str(row[key]) for key in KEYS} | {"reference": row.get("gt_answer_details", "")}
+            meta = {key: str(row[key]) for key in KEYS}
+            meta |= {"question": row["question"], "reference": row.get("gt_answer_details", "")}
             right = str(row["gt_answer"])
             if right not in WORDS:
                 raise EvalError(f"task {self.name}: question {name} has gt_answer {right!r}; expected 0 or 1")
@@ -62,20 +78,27 @@ class HallusionBench(Benchmark):
     def _judgement(self, example: Example, answer: str) -> tuple[str, bool]:
         if self.judgements is None:
             return verdict(answer, _number(example)), True
-        if example.id not in self._labels:
+        found = self._labels.get(example.id)
+        if found is None:
             raise EvalError(f"task {self.name}: {self.judgements} says nothing of {example.id!r}; judge all answers")
-        return self._labels[example.id]
+        if found.answer is not None and found.answer != digest(answer):
+            raise EvalError(
+                f"task {self.name}: {self.judgements} judges another answer to {example.id!r}; give the judgements of "
+                "these answers"
+            )
+        return found.judgement, found.same
 
     @cached_property
-    def _labels(self) -> Mapping[str, tuple[str, bool]]:
-        path, found = Path(self.judgements or ""), dict[str, tuple[str, bool]]()
+    def _labels(self) -> Mapping[str, Label]:
+        path, found = Path(self.judgements or ""), dict[str, Label]()
         try:
             for line in path.read_text(encoding="utf-8").splitlines():
                 row = json.loads(line)
-                found[str(row["id"])] = str(row["judgement"]), str(row.get("same", "1")) == "1"
-        except (OSError, ValueError, KeyError, TypeError) as error:
+                same, answer = str(row.get("same", "1")) == "1", row.get("answer")
+                found[str(row["id"])] = Label(str(row["judgement"]), same, answer, bool(row.get("unread")))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise EvalError(f"task {self.name}: {path} holds no judgements ({error}); expected lines of JSON") from None
-        if wrong := {label for label, _ in found.values()} - {"0", "1", "2"}:
+        if wrong := {label.judgement for label in found.values()} - {"0", "1", "2"}:
             raise EvalError(f"task {self.name}: {path} judges {min(wrong)!r}; expected 0, 1 or 2")
         return found
 
@@ -90,29 +113,42 @@ class HallusionBench(Benchmark):
             replace(mean("aAcc", records, found.question.coin), more=_errors(found)),
         ]
         kit = vlmevalkit(judged)
-        by = "a judge" if self.judgements is not None else "the words yes and no, without a judge"
+        by = self._judge(records) if self.judgements is not None else "the words yes and no, without a judge"
         notes = (
             f"judged by {by}",
             "as VLMEvalKit groups it: " + ", ".join(f"{k} {100 * v:.2f}" for k, v in zip(KIT, kit, strict=True)),
         )
         return [Table("HallusionBench", tuple(rows), notes)]
 
+    def _judge(self, records: Sequence[Record]) -> str:
+        unread = sum(record.error is None and self._labels[record.example.id].unread for record in records)
+        told = f", whose replies to {unread} of {len(records)} held no verdict: they count as unclear or different"
+        return "a judge" + (told if unread else "")
+
     def _all_judged(self, records: Sequence[Record]) -> list[Judged]:
         """With whether each says the same as the answer about the original figure, where no judge said so."""
-        judged = [_judged(r.example, *self._judgement(r.example, r.answer)) for r in records]
+        judged = [
+            _judged(r.example, *(self._judgement(r.example, r.answer) if r.error is None else (WRONG, False)))
+            for r in records
+        ]
         if self.judgements is not None:
             return judged
         originals = {
             one.pair: record.score.read for one, record in zip(judged, records, strict=True) if one.figure_id == "0"
         }
         return [
-            replace(one, same=originals.get(one.pair, record.score.read) == record.score.read)
+            replace(one, same=originals.get(one.pair, record.score.read) == record.score.read and record.error is None)
             for one, record in zip(judged, records, strict=True)
         ]
 
 
 def _name(row: Mapping[str, Any]) -> str:
     return "/".join(str(row[key]) for key in KEYS[:-1])
+
+
+def pair(example: Example) -> tuple[str, ...]:
+    """The same question about all figures of a set."""
+    return _judged(example, WRONG, False).pair
 
 
 def _number(example: Example) -> str:

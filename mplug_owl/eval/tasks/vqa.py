@@ -4,6 +4,7 @@ The score is VQA accuracy (`scores/vqa.py`). Asked as mPLUG-Owl2 was: the pictur
 question using a single word or phrase."
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,9 @@ class VqaTask(Benchmark):
 
     split: str = "val"
 
+    @abstractmethod
     def questions(self) -> Iterator[Question]:
-        raise NotImplementedError
+        """The questions of the official layout."""
 
     def _tabled(self) -> Iterator[Question]:
         """The questions of the hub's tables, whose answers are texts, or objects that hold one."""
