@@ -20,7 +20,7 @@ PACKAGE = ROOT / "mplug_owl"
 # of lower layers.
 LAYERS = (
     ("errors",),
-    ("settings", "messages", "media"),
+    ("settings", "messages", "media", "ledger"),
     ("models", "world"),
     ("data", "engine"),
     ("train", "eval", "serve"),
@@ -64,19 +64,21 @@ PORTABLE_LIBRARIES = {"torch", "numpy", "PIL", "transformers", "huggingface_hub"
 # Parts from anywhere (towers, decoders with a visual branch for each layout, connectors, imports) doubled models. The
 # evaluation reads 31 tasks in the layouts they were published in, scores as their official scorers do, grades, judges
 # and compares; the server has keys, limits, safety, pages, and owls on a cluster. The plan's shares were for less.
+# A look inside an owl (maps of every answered word for every kind of connector, their page and export) and a decode step
+# that a GPU can record are the engine's too.
 MAX_UNIT_LINES = {
     "models": 6_400,
-    "data": 2_800,
-    "train": 3_200,
-    "engine": 3_100,
-    "eval": 8_600,
+    "data": 3_000,
+    "train": 3_300,
+    "engine": 4_700,
+    "eval": 9_000,
     "serve": 6_300,
     "bench": 2_000,
     "media": 650,
     "world": 5_800,
-    "lab": 900,
+    "lab": 1_000,
 }
-MAX_OTHER_LINES = 900  # files directly in the package
+MAX_OTHER_LINES = 1_000  # files directly in the package
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("fastapi", reason="the serve extra is not installed")
 pytest.importorskip("openai", reason="the library's server needs it")
@@ -40,11 +41,13 @@ def test_wrong_answers_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_chat_is_new(tmp_path: Path) -> None:
-    chats = Chats(PLANS["serving"].quick(), tmp_path)
+    torch.manual_seed(0)
+    chats = Chats(replace(PLANS["serving"].quick(), dtype="float32", steps=16), tmp_path)
     one, other = chats.messages(), chats.messages(2)
     urls = [part["image_url"]["url"] for [said] in (one, other) for part in said["content"][:-1]]
     assert len(set(urls)) == 3 and one[0]["content"][-1] != other[0]["content"][-1]
     assert chats.engine([one, other]) == [chats.generate(one), chats.generate(other)]
+    assert chats.generate(one) != chats.generate(other)
 
 
 def test_every_id_can_be_said_and_none_beyond_bytes_is_read() -> None:

@@ -536,7 +536,7 @@ def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocab_size=700, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     trained.train_from_iterator([CORPUS * 30 + "ababab aababa " * 50], trainer)
-    byte = {letter: number for number, letter in enumerate(owl_tokenizers._byte_letters())}
+    byte = {letter: number for number, letter in enumerate(owl_tokenizers.byte_letters())}
     lines = [
         base64.b64encode(bytes(byte[letter] for letter in token)) + b" %d\n" % rank
         for token, rank in trained.get_vocab().items()

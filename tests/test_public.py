@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import mplug_owl
-from mplug_owl import ImagePart, Message, Owl, RequestError, TextPart, VideoPart
+from mplug_owl import DataError, ImagePart, Message, Owl, RequestError, TextPart, VideoPart
 from mplug_owl.models.families import FAMILIES
 
 PUBLIC = [
@@ -162,6 +162,23 @@ def test_system_and_template_reach_the_prompt(owl: Owl) -> None:
 def test_values_out_of_range_are_named(owl: Owl, options: dict[str, float], words: str) -> None:
     with pytest.raises(RequestError, match=words):
         owl.chat("Hi", **options)
+
+
+def test_pictures_and_videos_of_one_conversation_have_one_budget(owl: Owl) -> None:
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
+    limits = mplug_owl.Limits(max_total_pixels=3 * 400)
+    bounded = Owl(owl.model, owl.processor, limits=limits)
+    try:
+        picture, clip = ImagePart(frames[0]), VideoPart(frames, 2)
+        for shown in ((picture,) * 3, (picture, clip)):
+            bounded.chat([Message("user", (*shown, TextPart("What?")))], max_new_tokens=2)
+        for shown in ((picture,) * 4, (clip, picture, picture), (clip, clip)):
+            turns = [Message("user", shown[:1]), Message("assistant", "Red."), Message("user", shown[1:])]
+            for asked in ([Message("user", shown)], turns):
+                with pytest.raises(DataError, match=r"1600 pixels in all.*Limits\.max_total_pixels"):
+                    bounded.chat(asked, max_new_tokens=2)
+    finally:
+        bounded.engine.close()
 
 
 def test_what_is_no_conversation(owl: Owl, picture: Image.Image) -> None:

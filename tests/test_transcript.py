@@ -9,6 +9,8 @@ from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
+from mplug_owl.engine.chat import Answer
+from mplug_owl.engine.request import Finish, Token
 from mplug_owl.engine.transcript import CONTEXT, WINDOW, Transcript
 from mplug_owl.models.families import build_processor
 from mplug_owl.models.processor import OwlProcessor
@@ -123,6 +125,21 @@ def test_stop_strings_end_an_answer_and_never_show(
     pieces = told(transcript, processor.tokenizer(text, add_special_tokens=False)["input_ids"])
     assert "".join(pieces) == shown
     assert transcript.ended == ended
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_tokens_that_say_nothing_come_with_the_text_or_with_the_end(processor: OwlProcessor, whole: bool) -> None:
+    silent = int(processor.tokenizer.eos_token_id)
+    spoken = processor.tokenizer("a", add_special_tokens=False)["input_ids"][-1]
+    answer = Answer(Transcript(processor, ()), whole)
+    asked = [silent, spoken, silent, silent]
+    for id in asked:
+        answer.hear(Token(id))
+    answer.hear(Finish("length", 1, 0, len(asked)))
+    pieces = list(answer)
+    assert [token.id for piece in pieces for token in piece.tokens] == asked
+    assert [len(piece.tokens) for piece in pieces] == ([4] if whole else [2, 2])
+    assert "".join(piece.text for piece in pieces).strip() == "a"
 
 
 def test_text_comes_as_soon_as_it_is_certain(processor: OwlProcessor) -> None:
