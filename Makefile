@@ -25,9 +25,10 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n 2 -m "slow and not gpu and not net" || test $$? -eq 5
 
-# What only some slow tests need, and skip without: Ray, and what drives a browser (Chromium comes from the system).
+# What only some slow tests need, and skip without: Ray, what drives a browser (Chromium comes from the system), and what
+# builds the documentation.
 tools: $(READY)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cluster,browser]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cluster,browser,docs]"
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m "gpu and not net"

@@ -92,7 +92,8 @@ def batches(plan: Plan, pictures: Sequence[str]) -> Iterator[Measurement]:
     jobs, found, useful = {}, {}, {}
     for name in (PACKED, PADDED):
         settings = LoaderSettings(SAMPLES, MICRO, MAX_LENGTH, pack=name == PACKED, workers=0)
-        step = Loader(Chats(pictures), processor_of(config), settings).step(0)
+        loaded = Loader(Chats(pictures), processor_of(config), settings).step(0)
+        step = [micro for micro in loaded if isinstance(micro, MicroBatch)]
         useful[name] = (sorted(i for micro in step for i in micro.ids), *total(step))
         run = learning(objective, [micro.to(plan.device, objective.owl.dtype) for micro in step])
         jobs[name] = Job(run, sum(micro.tokens for micro in step))

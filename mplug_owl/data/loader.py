@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -205,7 +205,7 @@ class _Steps(Dataset[_Step]):
         if not self.settings.pack or self.settings.learn == "places":
             return [[sample] for sample in samples]
         rows = pack(
-            [len(sample.row.ids) for sample in samples],
+            [len(cast(Encoded, sample.row).ids) for sample in samples],
             [sample.images for sample in samples],
             max_tokens=self.settings.max_length,
             max_images=self.settings.images_per_row,
@@ -241,7 +241,8 @@ class _Steps(Dataset[_Step]):
         videos = [pixels for part, pixels in shown if isinstance(part, VideoPart)]
         # A rank without a row still makes the pass that others wait for, on a row of padding.
         laid = lay_out(
-            [[sample.row for sample, _ in row] for row in rows] or [[]], self.processor.tokenizer.pad_token_id
+            [[cast(Encoded, sample.row) for sample, _ in row] for row in rows] or [[]],
+            self.processor.tokenizer.pad_token_id,
         )
         return MicroBatch(
             **laid,

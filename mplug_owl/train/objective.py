@@ -44,7 +44,7 @@ def places_of_patches(boxes_FR4: Tensor, grid: int) -> Tensor:
     """[F, P]: the last place that the middle of each patch lies in; a place is at least as large as a patch."""
     steps = (torch.arange(grid, device=boxes_FR4.device) + 0.5) / grid
     middles_P2 = torch.cartesian_prod(steps, steps).flip(1)  # row by row, as x and y
-    low, high = boxes_FR4.unflatten(2, (2, 2)).unbind(2)
+    low, high = boxes_FR4[..., :2], boxes_FR4[..., 2:]
     reach = ((high - low) / 2).clamp(min=0.5 / grid)
     far_FPR2 = (middles_P2[None, :, None] - (low + high)[:, None] / 2).abs()
     inside_FPR = (far_FPR2 <= reach[:, None]).all(-1)
@@ -99,7 +99,7 @@ class Objective(nn.Module):
         seen_FPD = self.see_patches(pixels)
         place_FP = places_of_patches(boxes_FR4, round(seen_FPD.shape[1] ** 0.5))
         wanted_FPK = words_FRK.gather(1, place_FP[:, :, None].expand(-1, -1, words_FRK.shape[2]))
-        known = words_FRK[words_FRK >= 0].unique()  # sorted
+        known = torch.unique(words_FRK[words_FRK >= 0])  # sorted
         return self.name_patches(seen_FPD, known, torch.searchsorted(known, wanted_FPK.clamp(min=0)), wanted_FPK >= 0)
 
     def name_patches(self, seen_FPD: Tensor, known_W: Tensor, wanted_FPK: Tensor, counts_FPK: Tensor) -> Tensor:

@@ -178,8 +178,7 @@ def rows(name: str) -> RowSet:
             raise ConfigError(f"no question of skill {skill!r} in {name!r}{did_you_mean(skill, possible)}")
     if count and not int(count):
         raise ConfigError(f"world set {name!r} without rows; expected a positive number of them")
-    made = RowSet(set, kinds, count=int(count or ROWS), skills=skills)
-    return replace(made, level=level or "standard", split=split or "train")
+    return RowSet(set, kinds, level or "standard", split or "train", int(count or ROWS), skills)  # type: ignore[arg-type]
 
 
 def _chat(name: str, made: Talk) -> Row:

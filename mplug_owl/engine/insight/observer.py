@@ -91,8 +91,8 @@ class Observer:
         self.model = overheard(model)
         self.rollout, self.layers, self.lens = frozenset(rollout), layers, lens
         connector = model.config.abstractor_config
-        self.vision: Any = model.config.vision_config
-        self.grid: int = self.vision.grid
+        vision: Any = model.config.vision_config
+        self.vision, self.grid = vision, int(vision.grid)
         self.has_end = isinstance(connector, OwlAbstractorConfig)
         self.has_queries = not isinstance(connector, OwlProjectorConfig)
 
