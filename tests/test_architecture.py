@@ -64,8 +64,8 @@ PORTABLE_LIBRARIES = {"torch", "numpy", "PIL", "transformers", "huggingface_hub"
 # Parts from anywhere (towers, decoders with a visual branch for each layout, connectors, imports) doubled models. The
 # evaluation reads 31 tasks in the layouts they were published in, scores as their official scorers do, grades, judges
 # and compares; the server has keys, limits, safety, pages, and owls on a cluster. The plan's shares were for less.
-# A look inside an owl (maps of every answered word for every kind of connector, page and export) and a decode step that a
-# GPU can record are the engine's too.
+# A look inside an owl (maps of every answered word for every kind of connector, page and export) and a decode step that
+# a GPU can record are the engine's too.
 MAX_UNIT_LINES = {
     "models": 6_400,
     "data": 3_000,

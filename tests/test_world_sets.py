@@ -39,7 +39,8 @@ def test_rows_are_what_their_set_says(set: str) -> None:
         row = chosen.row(number)
         assert row.id == f"{set}:{number}"
         assert bool(media(row.messages)) == chosen.shows_media
-        assert row.kind == ("caption" if set in ("captions", "prose") else "chat")
+        assert row.kind == ("caption" if set in ("captions", "prose", "places") else "chat")
+        assert bool(row.places) == (set == "places")
         assert [message.role for message in row.messages] == ["user", "assistant"] * (len(row.messages) // 2)
         assert [message.text for message in row.messages[1::2]] == [
             q.answer for q in row.questions
@@ -114,6 +115,22 @@ def test_scenes_of_training_and_testing_differ() -> None:
         for split in ("train", "dev", "test")
     ]
     assert not (keys[0] & keys[1] or keys[0] & keys[2] or keys[1] & keys[2])
+
+
+def test_skills_can_be_chosen() -> None:
+    for name in ("questions/shapes~existence+counting", "described/shapes+pair~existence@easy#dev"):
+        chosen = rows(name)
+        assert chosen.name == name
+        for number in range(300):
+            asked = [question.skill for question in chosen.row(number).questions]
+            assert asked and set(asked) <= set(chosen.skills)
+    for name, wrong in (
+        ("questions/dice~existence", "no question of skill 'existence'"),
+        ("questions/shapes~existance", "did you mean 'existence'"),
+        ("captions/shapes~existence", "only questions and described"),
+    ):
+        with pytest.raises(ConfigError, match=wrong):
+            rows(name)
 
 
 def test_esperanto_about_pictures_asks_little_before_the_test() -> None:
