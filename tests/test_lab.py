@@ -92,10 +92,10 @@ def test_only_the_variants_with_the_module_have_a_visual_branch() -> None:
 
 
 def test_variants_share_what_they_have_in_common() -> None:
-    """The ablation: 1 language model, 1 pretraining, then r2, r2+, r3, r4 and r5 apart."""
+    """The ablation: 1 language model, 1 pair of eyes, 1 pretraining, then r2, r2+, r3, r4 and r5 apart."""
     made = study.load("owl-ablation")
     nodes = {node.key: node for variant in made.variants for node in tree.node(made, variant, 0).chain()}
-    assert len(nodes) == 7
+    assert len(nodes) == 8
     assert sum(node.recipe.name == "owlet-nano-pretrain" for node in nodes.values()) == 1
     others = {node.key for variant in made.variants for node in tree.node(made, variant, 1).chain()}
     assert not others & nodes.keys(), "another seed is another training"
@@ -183,7 +183,7 @@ def test_the_command_lists_and_shows(capsys: pytest.CaptureFixture[str]) -> None
     assert all(name in said for name in study.shipped())
     assert cli.main(["lab", "owl-ablation", "captions:optim.steps=77", "--show"]) == 0
     said = capsys.readouterr().out
-    assert "captions: 77 steps" in said and "r5: language > captions > joint" in said
+    assert "captions: 77 steps" in said and "r5: language > eyes > captions > joint" in said
     assert cli.main(["lab", "paradigms", "--show"]) == 0
     assert "trains abstractor; f_K becomes linear" in capsys.readouterr().out
 

@@ -54,7 +54,7 @@ def test_one_command_makes_an_owlet(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_an_override_is_for_one_stage_or_for_all() -> None:
     stages = sequence.load("owlet-nano", ["optim.steps=7", "owlet-nano-pretrain:optim.steps=9", "seed=3"])
-    assert [stage.optim.steps for stage in stages] == [7, 9, 7]
+    assert [stage.optim.steps for stage in stages] == [7, 7, 9, 7]
     assert {stage.seed for stage in stages} == {3}
     with pytest.raises(ConfigError, match=r"no stage of owlet-nano.*owlet-nano-pretrain"):
         sequence.load("owlet-nano", ["owlet-nano-pretrane:optim.steps=9"])
@@ -70,5 +70,5 @@ def test_a_stopped_stage_ends_the_sequence(tmp_path: Path) -> None:
     assert sequence.run(stages, tmp_path, stopped_in_the_second) is None
     assert seen == [
         ("owlet-nano-language", None),
-        ("owlet-nano-pretrain", str(tmp_path / "owlet-nano-language" / "final")),
+        ("owlet-nano-vision", str(tmp_path / "owlet-nano-language" / "final")),
     ]
