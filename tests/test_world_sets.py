@@ -118,7 +118,7 @@ def test_scenes_of_training_and_testing_differ() -> None:
 
 
 def test_skills_can_be_chosen() -> None:
-    for name in ("questions/shapes~existence+counting", "described/shapes+pair~existence@easy#dev"):
+    for name in ("questions/shapes~attributes", "described/shapes+dice~form+dice@easy#dev"):
         chosen = rows(name)
         assert chosen.name == name
         for number in range(300):
@@ -126,6 +126,7 @@ def test_skills_can_be_chosen() -> None:
             assert asked and set(asked) <= set(chosen.skills)
     for name, wrong in (
         ("questions/dice~existence", "no question of skill 'existence'"),
+        ("described/shapes+pair~existence", "pair in .*: no question of existence"),
         ("questions/shapes~existance", "did you mean 'existence'"),
         ("captions/shapes~existence", "only questions and described"),
     ):

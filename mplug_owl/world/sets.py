@@ -131,7 +131,7 @@ class RowSet:
             if made.questions:
                 break
             scene = make(kind, f"{name}+{further}", self.split, self.level)
-            made = self._talk(scene, random, tongue)
+            made = self._talk(scene, random, "en")  # some skills are not asked for in Esperanto
         return _chat(name, made)
 
     def _talk(self, scene: Scene, random: Random, tongue: Tongue) -> Talk:
@@ -176,6 +176,9 @@ def rows(name: str) -> RowSet:
     for skill in skills if sought else ():
         if skill not in possible:
             raise ConfigError(f"no question of skill {skill!r} in {name!r}{did_you_mean(skill, possible)}")
+    silent = [kind for kind in kinds if not any(kind in _KINDS_OF.get(skill, ("shapes",)) for skill in skills)]
+    if sought and silent:
+        raise ConfigError(f"{', '.join(silent)} in {name!r}: no question of {sought}; leave out such kinds")
     if count and not int(count):
         raise ConfigError(f"world set {name!r} without rows; expected a positive number of them")
     return RowSet(set, kinds, level or "standard", split or "train", int(count or ROWS), skills)  # type: ignore[arg-type]
