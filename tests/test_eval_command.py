@@ -3,7 +3,6 @@
 import argparse
 import json
 import re
-import shlex
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -201,12 +200,6 @@ def test_one_file_answers_one_task(tmp_path: Path) -> None:
 
 PAGE = (Path(__file__).parent.parent / "docs/evaluation.md").read_text()
 MODULES = {"eval": command, "score": score_command, "report": report_command}
-COMMANDS = re.findall(r"^owl (eval|score|report) (.*?)(?:  #.*)?$", PAGE, re.MULTILINE)
-
-
-@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words))
-def test_commands_of_the_docs_are_understood(words: tuple[str, str]) -> None:
-    parsed(MODULES[words[0]], *shlex.split(words[1]))
 
 
 def test_the_task_of_the_docs_runs(tmp_path: Path) -> None:
