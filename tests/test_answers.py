@@ -34,7 +34,8 @@ def conversations(count: int) -> list[list[Message]]:
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_batched_answers_are_those_of_chat(family: str) -> None:
-    owl = Owl(random_owl(family, torch.float32, seed=1), build_processor(family))
+    # Random owls that do not say the same to everything.
+    owl = Owl(random_owl(family, torch.float32, seed=1 if family == "owlet-nano" else 0), build_processor(family))
     asked = conversations(11)
     alone = [owl.chat(messages, max_new_tokens=6) for messages in asked]
     assert len(set(alone)) > 3
