@@ -148,6 +148,8 @@ def shorten(page: Any, tokens: int) -> None:
         page.get_by_role("button", name=re.compile("^Parameters")).click()
     number.fill(str(tokens))
     number.press("Tab")
+    page.wait_for_timeout(300)  # the page takes the number over a moment after it is left
+    sync_api.expect(number).to_have_value(str(tokens))
 
 
 def upload(page: Any, *files: Path) -> None:
