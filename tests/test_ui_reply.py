@@ -90,7 +90,9 @@ def test_two_answers_come_side_by_side(asker: Asker) -> None:
 
 def test_whoever_leaves_frees_the_place(asker: Asker, catalogue: Catalogue) -> None:
     async def leave() -> Reply:
-        with asker.ask(ANYBODY, "one", [Turn("Hello")], Parameters(max_new_tokens=4000, temperature=1, seed=3)) as reply:
+        with asker.ask(
+            ANYBODY, "one", [Turn("Hello")], Parameters(max_new_tokens=4000, temperature=1, seed=3)
+        ) as reply:
             async for _ in changes(reply):
                 if reply.text:
                     break
