@@ -20,7 +20,7 @@ PACKAGE = ROOT / "mplug_owl"
 # of lower layers.
 LAYERS = (
     ("errors",),
-    ("settings", "messages", "media", "ledger"),
+    ("settings", "messages", "media"),
     ("models", "world"),
     ("data", "engine"),
     ("train", "eval", "serve"),
@@ -78,7 +78,7 @@ MAX_UNIT_LINES = {
     "world": 5_800,
     "lab": 1_000,
 }
-MAX_OTHER_LINES = 1_000  # files directly in the package
+MAX_OTHER_LINES = 900  # files directly in the package
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mplug_owl.data.ledger import Ledger, now
 from mplug_owl.errors import DataError
-from mplug_owl.ledger import Ledger, now
 
 
 def write(path: Path, writer: int, count: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mplug_owl.data.ledger import Ledger
 from mplug_owl.errors import EvalError
 from mplug_owl.eval.grades import LETTERS, Grade, GradeLog, consensus, digest
 from mplug_owl.eval.judging import note
@@ -22,7 +23,6 @@ from mplug_owl.eval.owleval.questions import Questions, read_questions
 from mplug_owl.eval.owleval.tally import NOT_GRADED, Tally, abilities, matching, read_published, tally
 from mplug_owl.eval.scoring import wilson
 from mplug_owl.eval.verdicts import MODES, Verdict
-from mplug_owl.ledger import Ledger
 from owlevals import ROWS, make_answers, make_folder, official
 
 # What the bars of the paper's figure say, from the left: A, B, C, D of each system.

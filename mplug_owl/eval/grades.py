@@ -11,10 +11,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from mplug_owl.data.ledger import Ledger
 from mplug_owl.errors import EvalError
 from mplug_owl.eval.agreement import Level, kappa, krippendorff, krippendorff_interval
 from mplug_owl.eval.scoring import Interval
-from mplug_owl.ledger import Ledger
 
 Letter = Literal["A", "B", "C", "D"]
 LETTERS: tuple[Letter, ...] = get_args(Letter)  # best first

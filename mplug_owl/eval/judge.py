@@ -14,13 +14,13 @@ from string import Template
 
 from tqdm import tqdm
 
+from mplug_owl.data.ledger import Ledger, now
 from mplug_owl.errors import EvalError
 from mplug_owl.eval.endpoints import Endpoint, Failure
 from mplug_owl.eval.grades import MEANINGS, digest
 from mplug_owl.eval.owleval.answers import Answer, System
 from mplug_owl.eval.owleval.questions import ABILITIES, Question, Questions
 from mplug_owl.eval.verdicts import Key, Mode, Verdict, read_verdicts
-from mplug_owl.ledger import Ledger, now
 from mplug_owl.messages import ImagePart, Message, TextPart
 
 MAX_NEW_TOKENS = 512

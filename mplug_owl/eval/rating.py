@@ -10,11 +10,11 @@ from pathlib import Path
 from random import Random
 from threading import Lock
 
+from mplug_owl.data.ledger import now
 from mplug_owl.errors import EvalError
 from mplug_owl.eval.grades import LETTERS, MEANINGS, Grade, GradeLog, digest, latest
 from mplug_owl.eval.owleval.answers import Answer, System
 from mplug_owl.eval.owleval.questions import ABILITIES, Question, Questions
-from mplug_owl.ledger import now
 
 GUIDE = (
     "Grade each answer by itself, by what the question asks and what the picture shows.\n\n"

@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from mplug_owl.data.ledger import Ledger
 from mplug_owl.errors import EvalError
 from mplug_owl.eval.grades import LETTERS, Grade, Letter
 from mplug_owl.eval.scores.hallusion import check_reading, same_reading
 from mplug_owl.eval.scores.review import points
-from mplug_owl.ledger import Ledger
 
 Graded = Literal["grade", "score", "pair"]
 Mode = Graded | Literal["check", "same"]

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 import gradio as gr
 from starlette.types import Scope
 
+from mplug_owl.data.ledger import Ledger, now
 from mplug_owl.errors import OwlError
-from mplug_owl.ledger import Ledger, now
 from mplug_owl.serve.catalogue import Catalogue
 from mplug_owl.serve.limits import as_request
 from mplug_owl.serve.options import ServeOptions

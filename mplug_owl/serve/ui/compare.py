@@ -10,8 +10,8 @@ from typing import Any
 
 import gradio as gr
 
+from mplug_owl.data.ledger import Ledger, now
 from mplug_owl.errors import RequestError
-from mplug_owl.ledger import Ledger, now
 from mplug_owl.serve.catalogue import Catalogue
 from mplug_owl.serve.limits import as_request
 from mplug_owl.serve.options import ServeOptions
