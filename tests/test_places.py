@@ -14,11 +14,15 @@ from mplug_owl.data.sources import open_source
 from mplug_owl.errors import ConfigError, DataError
 from mplug_owl.models.families import FAMILIES, build, build_processor
 from mplug_owl.models.owl import OwlForConditionalGeneration
+from mplug_owl.train import recipe as recipes
 from mplug_owl.train.objective import Objective, places_of_patches
+from mplug_owl.train.opening import open_data
+from mplug_owl.train.parallel import World
 from mplug_owl.world.scene import PLACED, SIDE, Place, Scene, make
 from mplug_owl.world.shape_art import COLOURS
 from mplug_owl.world.sums import NUMERALS
 
+ALONE = World(0, 1, torch.device("cpu"))
 SETTINGS = LoaderSettings(batch=8, micro=4, workers=0, learn="places")
 
 
@@ -144,6 +148,11 @@ def test_what_cannot_be_learnt_as_places() -> None:
         place_words(open_source("world:captions/shapes")[0], processor)
     with pytest.raises(ConfigError, match="unknown kind 'video'"):
         open_source("world:places/video")
+    changes = ('data.sources=[{path="world:captions/shapes"}]', "data.workers=0", "init.start=none")
+    recipe = recipes.load("owlet-nano-vision", changes)
+    with pytest.raises(ConfigError, match="world:captions/shapes does not say what is where"):
+        open_data(recipe, processor, ALONE, False)
+    assert open_data(recipe, processor, ALONE, True) is not None  # its held-out rows are places
     config = FAMILIES["owlet-nano"].config()
     config.vision_config.hidden_size = config.abstractor_config.hidden_size = 64
     with pytest.raises(ConfigError, match="f_V is 64 wide and f_L 128"):

@@ -34,5 +34,10 @@ class DrawnSource:
     def identity(self) -> str:
         return self.rows.identity
 
+    @property
+    def knows_places(self) -> bool:
+        """Whether its pictures come with what is where in them."""
+        return self.rows.set == "places"
+
     def shows_media(self) -> np.ndarray:
         return np.full(len(self), self.rows.shows_media)

@@ -12,6 +12,7 @@ import torch
 from mplug_owl.data.loader import Loader, LoaderSettings
 from mplug_owl.data.mixture import Mixture
 from mplug_owl.data.sources import open_source
+from mplug_owl.errors import ConfigError
 from mplug_owl.models.adapters import Identity
 from mplug_owl.models.adapters import identity as identity_of
 from mplug_owl.models.owl import OwlForConditionalGeneration
@@ -68,6 +69,11 @@ def open_data(recipe: Recipe, processor: OwlProcessor, world: World, held_out: b
         return None
     weights = [source.weight for source in sources if source.weight is not None]
     opened = [open_source(s.path, s.format, s.image_root) for s in sources]
+    for source, named in zip(opened, sources, strict=True):
+        if data.learn == "places" and not getattr(source, "knows_places", False):
+            raise ConfigError(
+                f'data.learn = "places", but {named.path} does not say what is where; expected world:places'
+            )
     # Held-out rows count once each; training rows by the weights of their sources.
     mixture = Mixture(
         opened,
