@@ -146,10 +146,13 @@ def shorten(page: Any, tokens: int) -> None:
     number = page.get_by_role("spinbutton", name=re.compile("Longest answer"))
     if not number.is_visible():
         page.get_by_role("button", name=re.compile("^Parameters")).click()
-    number.fill(str(tokens))
-    number.press("Tab")
-    page.wait_for_timeout(300)  # the page takes the number over a moment after it is left
-    sync_api.expect(number).to_have_value(str(tokens))
+    for _ in range(PATIENCE // 1000):  # a page that is still being set up forgets what it is told
+        number.fill(str(tokens))
+        number.press("Tab")
+        page.wait_for_timeout(1000)  # the page takes the number over a moment after it is left
+        if number.input_value() == str(tokens):
+            return
+    raise AssertionError(f"the longest answer stayed at {number.input_value()} tokens, not {tokens}")
 
 
 def upload(page: Any, *files: Path) -> None:
