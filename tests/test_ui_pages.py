@@ -518,7 +518,7 @@ def test_pictures_of_the_pages(chromium: Any, tmp_path: Path) -> None:
         page.goto(f"{site}compare")
         rounds = (
             ("flag.png", "Whose flag is this?", "B is better"),
-            ("clock.png", "What is the time?", "Both are bad"),
+            ("clock.png", "What is the time?", "Both are as good"),
         )
         for file, text, verdict in rounds:
             question(page).wait_for()
